@@ -1,0 +1,65 @@
+# `make help` lists the targets.  Everything goes into .venv, and the package there as
+# an installed wheel: what is tested and shown is what users get.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := setup.py pyproject.toml MANIFEST.in README.md \
+	$(shell find src pysock ! -name __pycache__ ! -name '*.py[co]' ! -name '*.so' ! -name '*.c')
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench build clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.package ## stuck packets shown and cured, a server, a comparison
+	$(BIN)/pysock demo $(ARGS)
+
+test: $(VENV)/.package $(VENV)/.tools ## run the tests against the installed wheel
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.package $(VENV)/.tools ## format, style, types, stubs, compiler warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint src/*.pyx src/*.pxi
+	$(BIN)/mypy
+	cd tests/typing && ../../$(BIN)/stubtest pysock.framing \
+		--mypy-config-file ../../pyproject.toml --allowlist stubtest-allowlist.txt
+	rm -rf build
+	CFLAGS="-O2 -Wall -Wextra -Werror" $(PIP) wheel -q --no-deps -w build/strict .
+	rm -rf build
+
+bench: $(VENV)/.package ## compare speeds on this machine: with C, and with what people use
+	$(PIP) install -q --group bench
+	$(BIN)/pytest bench --timeout=0 $(ARGS)
+
+build: $(VENV)/.made ## make dist/: the source distribution, and the wheel from it
+	$(PIP) install -q --group dist
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) build dist *.egg-info src/*.c src/*.html
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo >&2 "pysock needs Python 3.11 or newer: make PYTHON=python3.13"; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' || { \
+		echo >&2 "Python's headers are missing; on Debian: apt install python3-dev gcc"; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+		echo >&2 "no virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	$(PIP) install -q 'pip>=25.1'  # the first with --group
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.made pyproject.toml
+	$(PIP) install -q --group test --group lint
+	touch $@
+
+$(VENV)/.package: $(VENV)/.made $(SOURCES)
+	rm -rf build
+	$(PIP) install -q --no-deps --force-reinstall .
+	touch $@

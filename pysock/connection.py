@@ -1,0 +1,170 @@
+"""Messages over one connected stream, for blocking code.
+
+A Connection owns its socket.  It knows framing and time limits; it does not know
+addresses or what a message means.  One thread may send while another receives; two
+senders, or two receivers, take turns.  The calls themselves are compiled
+(`pysock.framing.FrameStream`); here is what happens once in a connection's life.
+"""
+
+from __future__ import annotations
+
+import math
+import selectors
+import socket
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any, Self
+
+from .errors import ConnectionClosed
+from .framing import Format, FrameStream, LengthField
+
+__all__ = ["Connection", "wait"]
+
+# macOS has another name for the option that Linux and Windows call KEEPIDLE.
+_KEEPIDLE = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
+
+
+class Connection(FrameStream):
+    """Whole messages over a connected stream socket, a pipe or the like.
+
+    A timeout is a deadline for the whole call, and it loses nothing: a `recv` that timed
+    out inside a message goes on there at the next call.  Calls that wait are woken when
+    another thread closes the connection.
+
+    Args:
+        sock: a connected socket, which the connection owns from now on; its own timeout
+            is ignored.  Or any object with `recv_into`, `send` and `close`, which is then
+            used through these methods.
+        framing: how messages become frames.
+        timeout: seconds for each call; None: wait for ever; 0: never wait.
+        spin: seconds to keep trying, without the GIL, before a receive sleeps: shorter
+            round trips for a busy core.
+        linger: seconds that `close` waits at most for the last bytes to arrive.
+        keepalive: (idle, interval, count): after *idle* seconds of silence ask the peer's
+            system every *interval* seconds, and give up after *count* questions.  Data
+            that is not acknowledged ends the connection after as long, where the
+            system can (TCP_USER_TIMEOUT).
+    """
+
+    def __init__(
+        self,
+        sock: Any,
+        framing: Format = LengthField(),  # noqa: B008 - immutable
+        *,
+        timeout: float | None = None,
+        spin: float = 0.0,
+        linger: float = 5.0,
+        keepalive: tuple[int, int, int] | None = None,
+    ) -> None:
+        if not 0 <= linger < math.inf:
+            raise ValueError(f"linger is {linger}, expected seconds of 0 or more")
+        super().__init__(sock, framing, timeout=timeout, spin=spin)
+        self.linger = linger
+        self.keepalive = keepalive
+        self._tune()
+
+    def _tune(self) -> None:
+        """Set the socket's options."""
+        sock = self.socket
+        if getattr(sock, "family", None) not in (socket.AF_INET, socket.AF_INET6):
+            return
+        if not hasattr(sock, "setsockopt") or sock.type != socket.SOCK_STREAM:
+            return
+        tcp = socket.IPPROTO_TCP
+        sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
+        if self.keepalive is None:
+            return
+        idle, interval, count = self.keepalive
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if _KEEPIDLE is not None:
+            sock.setsockopt(tcp, _KEEPIDLE, idle)
+        if hasattr(socket, "TCP_KEEPINTVL"):
+            sock.setsockopt(tcp, socket.TCP_KEEPINTVL, interval)
+            sock.setsockopt(tcp, socket.TCP_KEEPCNT, count)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            limit = 1000 * (idle + interval * count)
+            sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, limit)
+
+    def close(self) -> None:
+        """End the connection so that the last message sent arrives; may be called twice.
+
+        Accepted messages are sent, input is read away (a socket closed over unread
+        input answers with a reset, which destroys what is still on its way), and where
+        the peer's system has not acknowledged everything the call waits for that, at
+        most `linger` seconds.  Calls that wait in other threads raise ConnectionClosed.
+        """
+        self._close(self.linger)
+
+    def getpeername(self) -> Any:
+        """Return the peer's address, as `socket.socket` does."""
+        return self._open_socket().getpeername()
+
+    def getsockname(self) -> Any:
+        """Return this end's address, as `socket.socket` does."""
+        return self._open_socket().getsockname()
+
+    def _open_socket(self) -> Any:
+        if self.closed:
+            raise ConnectionClosed("the connection is closed")
+        return self.socket
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A constructor that raised leaves no socket to close.
+        if not self.closed and self.socket is not None:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._close(0.0)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"fd={self.fileno()}"
+        return f"<{type(self).__name__} {state} framing={self.framing!r}>"
+
+
+def wait(
+    connections: Iterable[FrameStream], timeout: float | None = None
+) -> list[FrameStream]:
+    """Return those of *connections* with a message, or an end, to receive.
+
+    Messages that were read ahead count, which no selector can see.  A connection from
+    which another thread is receiving is left to that thread.
+
+    Args:
+        connections: what to wait for.
+        timeout: seconds; None: wait for ever; 0: only look.
+
+    Returns:
+        A list in the order given; empty when the time was over.
+    """
+    watched = list(connections)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ready = [connection for connection in watched if connection._ready()]
+    if ready or timeout == 0 or not watched:
+        return ready
+    with _selector() as selector:
+        for connection in watched:
+            selector.register(connection, selectors.EVENT_READ)
+        while not ready:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            for key, _ in selector.select(left):
+                state = key.fileobj._ready()  # type: ignore[union-attr]
+                if state is None:
+                    # Another thread is at it: it would be readable for ever.
+                    selector.unregister(key.fileobj)
+                elif state:
+                    ready.append(key.fileobj)  # type: ignore[arg-type]
+            if not selector.get_map():
+                break
+    return [connection for connection in watched if connection in ready]
+
+
+def _selector() -> selectors.BaseSelector:
+    """A selector without a descriptor of its own, and without a limit on their numbers."""
+    return getattr(selectors, "PollSelector", selectors.DefaultSelector)()

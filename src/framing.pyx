@@ -1,0 +1,112 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, freethreading_compatible=True
+"""Message framing over byte streams: formats, decoder, streams; compiled.
+
+A *format* says how one message becomes one frame on the wire.  A `Decoder`
+turns bytes, however they were cut, into messages and does no I/O.  A
+`FrameStream` sends and receives whole messages over a connected socket.
+
+The parts of this one module, each built on those before it:
+
+    sockio.h        the operating system
+    layout.pxi      headers read and written, in plain C
+    formats.pxi     the formats as classes
+    outgoing.pxi    a message on its way out
+    decoder.pxi     Decoder
+    transport.pxi   bytes over a socket: deadlines, turns, waking
+    receive.pxi     the receiving half of a stream
+    send.pxi        the sending half
+    answer.pxi      a server's turn with a connection
+    stream.pxi      FrameStream
+    primitives.pxi  recv_exactly and its kin
+"""
+
+import errno
+import os
+import stat
+from operator import index as operator_index
+
+cimport cython
+
+from pysock.errors import (
+    ConnectionClosed,
+    FrameTooLarge,
+    FramingError,
+    IncompleteFrame,
+    InvalidHeader,
+)
+
+cdef extern from "sockio.h" nogil:
+    # sock_t is wider on Windows: the C header decides.
+    ctypedef Py_ssize_t sock_t
+    ctypedef struct sock_iov:
+        pass
+    ctypedef struct sock_wake:
+        pass
+    const int SOCK_READ
+    const int SOCK_WRITE
+    const int SOCK_WOKEN
+    const sock_t SOCK_BAD
+    const Py_ssize_t SPARE_SIZE
+    const bint SOCK_HAS_SENDFILE
+    bint sock_intr(Py_ssize_t result)
+    bint sock_again(Py_ssize_t result)
+    void iov_set(sock_iov *iov, const char *p, Py_ssize_t n)
+    char *iov_base(const sock_iov *iov)
+    Py_ssize_t iov_len(const sock_iov *iov)
+    double sock_now()
+    int sock_prepare(sock_t fd)
+    Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n)
+    Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n)
+    Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n)
+    int sock_shutdown_write(sock_t fd)
+    Py_ssize_t sock_queued(sock_t fd)
+    bint sock_is_socket(sock_t fd)
+    bint sock_is_nonblocking(sock_t fd)
+    Py_ssize_t pipe_read(sock_t fd, char *p, Py_ssize_t n, bint nonblocking)
+    Py_ssize_t pipe_write(sock_t fd, const char *p, Py_ssize_t n, bint nonblocking)
+    int sock_poll(sock_t reader, sock_t writer, int want, sock_t wake, double seconds)
+    void sock_relax()
+    int wake_open(sock_wake *wake)
+    sock_t wake_fd(const sock_wake *wake)
+    void wake_poke(sock_wake *wake)
+    void wake_close(sock_wake *wake)
+    char *spare_take()
+    void spare_give(char *p)
+
+cdef extern from *:
+    const Py_ssize_t PY_SSIZE_T_MAX
+
+cdef extern from "sockio.h":
+    int sock_raise(Py_ssize_t result) except -1
+
+__all__ = [
+    "ContentLength",
+    "Decimal",
+    "Decoder",
+    "Delimiter",
+    "Fixed",
+    "Format",
+    "FrameStream",
+    "LengthField",
+    "MultiprocessingConnection",
+    "Netstring",
+    "Raw",
+    "Stats",
+    "Varint",
+    "recv_exactly",
+    "recv_exactly_into",
+    "recv_frame",
+    "send_frame",
+]
+
+include "layout.pxi"
+include "formats.pxi"
+include "outgoing.pxi"
+include "decoder.pxi"
+include "transport.pxi"
+include "receive.pxi"
+include "send.pxi"
+include "answer.pxi"
+include "stream.pxi"
+include "primitives.pxi"

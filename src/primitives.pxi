@@ -1,0 +1,126 @@
+# Exact reads and whole writes over any socket, without reading ahead: for a socket that
+# other code shares, or one that a script reads.
+
+
+cdef class _OneFrame(_Receiver):
+    """Receives one frame and not a byte more, over a socket that is only borrowed."""
+
+    cdef int aim(self, sock_iov *iov) except -1:
+        cdef Layout *lay = &self.format.layout
+        cdef Py_ssize_t n
+        if self.into != NULL:
+            if self.got == self.into_room < self.message_size():
+                self.grow()
+            if self.got < self.into_room:
+                iov_set(&iov[0], self.into + self.got, self.into_room - self.got)
+                return 1
+        self.hold_buffer()
+        self.make_room()
+        n = self.end - self.start
+        if self.into != NULL:
+            n = self.head.drop - n
+        elif n > 0 and self.outcome == KNOWN:
+            n = self.head.total - n
+        elif lay.kind == LENGTH_FIELD:
+            n = lay.offset + lay.width - n
+        elif lay.kind == MULTIPROCESSING:
+            n = 4 - n if n < 4 else 12 - n
+        elif lay.kind == FIXED or lay.kind == RAW:
+            n = <Py_ssize_t>min(lay.limit, <uint64_t>READ_AHEAD)
+        else:
+            n = 1
+        iov_set(&iov[0], self.buf + self.end, min(n, self.room - self.end))
+        return 1
+
+
+cdef object own_timeout(sock, timeout):
+    """The timeout given, or where none is the socket's own."""
+    if timeout is not ...:
+        return timeout
+    get = getattr(sock, "gettimeout", None)
+    return None if get is None else get()
+
+
+cdef _OneFrame borrow(sock, Format framing, timeout):
+    cdef _OneFrame port = _OneFrame()
+    port.attach(sock, seconds_or_none(own_timeout(sock, timeout)), 0.0)
+    port.format = framing
+    return port
+
+
+cdef bytes receive_one(sock, Format framing, timeout):
+    cdef double until = NOT_BEGUN
+    cdef _OneFrame port = borrow(sock, framing, timeout)
+    try:
+        return port.next(&until)
+    except (TimeoutError, BlockingIOError) as error:
+        error.partial = port.take_leftover()
+        raise
+
+
+def recv_exactly(sock, n, timeout=...):
+    """Receive exactly *n* bytes, without reading ahead.
+
+    Args:
+        sock: a connected socket, an object with `recv_into`, or a descriptor.
+        n: bytes to receive.
+        timeout: seconds for the whole call, None for no limit; default: the
+            socket's own timeout, None for a descriptor.
+
+    Raises:
+        ConnectionClosed: the stream ended before the first byte.
+        IncompleteFrame: the stream ended before the last one.
+        TimeoutError: the deadline passed; its `partial` holds what had come.
+    """
+    if in_range("n", n, 0, LARGEST) == 0:
+        return b""
+    return receive_one(sock, Fixed(n), timeout)
+
+
+def recv_exactly_into(sock, buffer, timeout=...):
+    """Fill *buffer*, without reading ahead; otherwise as `recv_exactly`."""
+    cdef Py_buffer view
+    cdef double until = NOT_BEGUN
+    cdef _OneFrame port
+    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    try:
+        if view.len:
+            port = borrow(sock, Fixed(view.len), timeout)
+            try:
+                port.next_into(<char *>view.buf, view.len, &until)
+            except (TimeoutError, BlockingIOError) as error:
+                error.partial = port.take_leftover()
+                raise
+    finally:
+        PyBuffer_Release(&view)
+
+
+def recv_frame(sock, Format framing not None, timeout=...):
+    """Receive one frame without a byte of the next; return its message.
+
+    Formats whose header has no fixed size are read byte by byte.
+
+    Raises: as `recv_exactly`; FrameTooLarge, InvalidHeader.
+    """
+    return receive_one(sock, framing, timeout)
+
+
+def send_frame(sock, message, Format framing not None, timeout=...):
+    """Send one frame whole.
+
+    Raises:
+        TimeoutError: the deadline passed; its `sent` counts the bytes that went.
+    """
+    cdef Outgoing out
+    cdef double until = NOT_BEGUN
+    cdef FrameStream port = FrameStream.__new__(FrameStream)
+    port.attach(sock, seconds_or_none(own_timeout(sock, timeout)), 0.0)
+    port.format = framing
+    open_message(framing, &out, message, ())
+    try:
+        port.transmit_message(&out, &until)
+    except (TimeoutError, BlockingIOError) as error:
+        error.sent = out.total - port.unsent
+        raise
+    finally:
+        close_message(&out)

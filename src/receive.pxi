@@ -1,0 +1,400 @@
+# The receiving half of a stream: read ahead, cut messages out of the buffer, and let
+# large ones grow in place, straight into the object that is handed over.
+
+from cpython.bytes cimport _PyBytes_Resize
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+
+
+cdef enum:
+    READ_AHEAD = SPARE_SIZE
+    DIRECT = 8 * 1024         # a frame that misses more than this is not read ahead
+    FIRST_ROOM = 128 * 1024   # allocated for a large message before its bytes arrive
+    GROWTH = 4                # then as many times what has arrived
+
+
+cdef enum State:
+    WHOLE                     # all of the next frame is in the buffer
+    PART                      # its size is known
+    UNKNOWN                   # not even that
+    REFUSED                   # it breaks the format
+
+
+cdef class _Receiver(_Transport):
+    """Whole messages out of a stream; every step can be resumed after a timeout."""
+
+    cdef Format format
+    cdef Turn receiving
+    cdef char *buf            # read ahead; NULL while there is nothing in it
+    cdef Py_ssize_t room
+    cdef Py_ssize_t start
+    cdef Py_ssize_t end
+    cdef Py_ssize_t scanned
+    cdef Head head            # of the frame that look() found
+    cdef int outcome          # why look() said REFUSED
+    # A large message while it is received: where it goes, how far it has come, and the
+    # bytes object behind it, which is NULL while that is the caller's own buffer.
+    cdef Format format_then
+    cdef char *into
+    cdef Py_ssize_t into_room
+    cdef Py_ssize_t got
+    cdef PyObject *partial
+    cdef object file          # what recvfile() is writing to, in mid-frame
+    cdef Py_ssize_t file_left
+    cdef bint ended
+    cdef long long messages_in
+    cdef Py_ssize_t owed      # replies to requests that gave up waiting for them
+
+    def __dealloc__(self):
+        self.drop_buffer()
+        self.drop_partial()
+        if self.receiving.lock != NULL:
+            PyThread_free_lock(self.receiving.lock)
+
+    # ------------------------------------------------------------ the buffer
+
+    cdef int hold_buffer(self) except -1:
+        if self.buf == NULL:
+            self.buf = spare_take()
+            if self.buf == NULL:
+                raise MemoryError
+            self.room = READ_AHEAD
+            self.start = self.end = 0
+        return 0
+
+    cdef void drop_buffer(self) noexcept:
+        if self.buf != NULL:
+            if self.room == READ_AHEAD:
+                spare_give(self.buf)
+            else:
+                PyMem_RawFree(self.buf)
+            self.buf = NULL
+            self.start = self.end = 0
+
+    cdef void rest(self) noexcept:
+        """Give an empty buffer back, so that an idle connection holds none."""
+        if self.start == self.end:
+            self.drop_buffer()
+
+    cdef void consume(self, Py_ssize_t n) noexcept:
+        self.start += n
+        self.scanned = 0
+        self.rest()
+
+    cdef int make_room(self) except -1:
+        """See to free space behind the bytes in the buffer."""
+        cdef char *grown
+        if self.start > 0 and self.end > self.room - self.room // 4:
+            memmove(self.buf, self.buf + self.start, self.end - self.start)
+            self.end -= self.start
+            self.start = 0
+        if self.end == self.room:
+            # Only a frame whose front does not tell its size gets here.
+            grown = <char *>PyMem_RawMalloc(2 * self.room)
+            if grown == NULL:
+                raise MemoryError
+            memcpy(grown, self.buf, self.end)
+            if self.room == READ_AHEAD:
+                spare_give(self.buf)
+            else:
+                PyMem_RawFree(self.buf)
+            self.buf = grown
+            self.room *= 2
+        return 0
+
+    cdef bint at_rest(self) noexcept:
+        return self.into == NULL and self.start == self.end and self.file is None
+
+    cdef int aim(self, sock_iov *iov) except -1:
+        """Into the large message first, and behind its end into the buffer."""
+        cdef Py_ssize_t left = 0
+        cdef int n = 0
+        if self.into != NULL:
+            if self.got == self.into_room < self.message_size():
+                self.grow()
+            left = self.into_room - self.got
+            if left:
+                iov_set(&iov[0], self.into + self.got, left)
+                n = 1
+        if left < READ_AHEAD and (self.into == NULL or self.into_room == self.message_size()):
+            self.hold_buffer()
+            self.make_room()
+            iov_set(&iov[n], self.buf + self.end, self.room - self.end)
+            n += 1
+        return n
+
+    cdef int fill(self, double *until) except -1:
+        """Receive once, waiting for it if need be; raise at the end of the stream."""
+        cdef Py_ssize_t got
+        if not self.ended:
+            got = self.receive(until)
+            self.ended = got == 0
+        if self.ended:
+            self.raise_ended()
+        self.spread(got)
+        return 0
+
+    cdef void spread(self, Py_ssize_t got) noexcept:
+        """Account for *got* bytes that went where aim() had said."""
+        cdef Py_ssize_t direct = 0
+        if self.into != NULL:
+            direct = min(got, self.into_room - self.got)
+            self.got += direct
+        self.end += got - direct
+        self.rest()
+
+    cdef int raise_ended(self) except -1:
+        """Raise what the end of the stream means at this point."""
+        cdef Py_ssize_t n = self.end - self.start
+        cdef Py_ssize_t expected = 0
+        self.rest()
+        if self.into != NULL:
+            raise IncompleteFrame(self.head.skip + self.got + n, self.head.total)
+        if self.file is not None:
+            raise IncompleteFrame(
+                self.head.total - self.head.drop - self.file_left + n, self.head.total)
+        if n == 0:
+            raise ConnectionClosed()
+        if self.look() == PART:
+            expected = self.head.total
+        raise_incomplete(self.format, self.buf + self.start, n, n, expected)
+
+    # ------------------------------------------------------------ frames
+
+    cdef State look(self) noexcept:
+        """Find out about the next frame, from what is in the buffer."""
+        cdef Layout *lay = &self.format.layout
+        cdef Py_ssize_t n = self.end - self.start
+        cdef const unsigned char *p = <const unsigned char *>self.buf + self.start
+        if n == 0:
+            return UNKNOWN
+        self.outcome = read_header(lay, p, n, &self.head, &self.scanned)
+        if self.outcome == KNOWN:
+            if self.head.total > n:
+                return PART
+            self.outcome = check_trailer(lay, <const char *>p + self.head.total)
+            if self.outcome == KNOWN:
+                return WHOLE
+        return REFUSED if self.outcome < 0 else UNKNOWN
+
+    cdef int refuse(self) except -1:
+        """Raise for a frame that look() has REFUSED; it stays, and so does the error."""
+        cdef Py_ssize_t size = self.format.layout.trailer_size
+        cdef const unsigned char *p = <const unsigned char *>self.buf + self.start
+        if self.outcome == BAD_TRAILER:
+            refuse_header(self.format, BAD_TRAILER, p + self.head.total - size, size, 0)
+        refuse_header(self.format, self.outcome, p, self.end - self.start, self.head.length)
+        return 0
+
+    cdef Py_ssize_t message_size(self) noexcept:
+        return self.head.total - self.head.skip - self.head.drop
+
+    cdef bytes cut(self):
+        """Take the next message out of the buffer, where look() has found it WHOLE."""
+        cdef bytes message = PyBytes_FromStringAndSize(
+            self.buf + self.start + self.head.skip, self.message_size())
+        self.consume(self.head.total)
+        self.delivered()
+        return message
+
+    cdef void delivered(self) noexcept:
+        self.messages_in += 1
+        if self.owed:
+            self.owed -= 1
+
+    # ------------------------------------------------------------ large frames
+
+    cdef bint is_large(self) noexcept:
+        """Whether the frame of which look() found a PART is better not read ahead."""
+        return (
+            self.head.total - (self.end - self.start) > DIRECT
+            or self.head.total > READ_AHEAD
+        )
+
+    cdef int begin(self, char *into, Py_ssize_t room) except -1:
+        """Move a frame of which look() has found a PART out of the buffer.
+
+        It goes to *into*, or where that is NULL to a new object.
+        """
+        cdef Py_ssize_t size = self.message_size()
+        cdef Py_ssize_t have = min(size, self.end - self.start - self.head.skip)
+        if into == NULL:
+            # Memory follows the bytes that came, not the length that was announced.
+            room = min(size, max(FIRST_ROOM, GROWTH * have))
+            into = self.new_partial(room)
+        self.format_then = self.format
+        self.into = into
+        self.into_room = room
+        self.got = have
+        memcpy(into, self.buf + self.start + self.head.skip, have)
+        self.consume(self.head.skip + have)
+        return 0
+
+    cdef char *new_partial(self, Py_ssize_t room) except NULL:
+        cdef bytes partial = PyBytes_FromStringAndSize(NULL, room)
+        Py_INCREF(partial)
+        self.partial = <PyObject *>partial
+        return PyBytes_AS_STRING(partial)
+
+    cdef void drop_partial(self) noexcept:
+        self.into = NULL
+        Py_XDECREF(self.partial)
+        self.partial = NULL
+
+    cdef int grow(self) except -1:
+        """Make room for more of the message, where it stands if the system can."""
+        cdef Py_ssize_t room = min(self.message_size(), GROWTH * self.into_room)
+        try:
+            _PyBytes_Resize(&self.partial, room)
+        except MemoryError:
+            # The bytes that had come went with the object: the stream has lost its step.
+            self.into = NULL
+            self.receive_error = -errno.ENOMEM
+            raise
+        self.into = PyBytes_AS_STRING(<object>self.partial)
+        self.into_room = room
+        return 0
+
+    cdef int rescue(self) except -1:
+        """Copy what came into the caller's buffer before it is let go."""
+        cdef char *from_ = self.into
+        cdef Py_ssize_t room = min(self.message_size(), max(FIRST_ROOM, self.got))
+        self.into = NULL
+        try:
+            self.into = self.new_partial(room)
+        except MemoryError:
+            self.receive_error = -errno.ENOMEM
+            raise
+        memcpy(self.into, from_, self.got)
+        self.into_room = room
+        return 0
+
+    cdef bint is_finished(self) noexcept:
+        """Whether the large message is there, with the trailer that was dropped."""
+        return (
+            self.got == self.message_size() and self.end - self.start >= self.head.drop
+        )
+
+    cdef int check_finished(self) except -1:
+        cdef Py_ssize_t size = self.format_then.layout.trailer_size
+        cdef const char *end = self.into + self.got
+        if self.head.drop:
+            end = self.buf + self.start + self.head.drop
+        if check_trailer(&self.format_then.layout, end) < 0:
+            refuse_header(
+                self.format_then, BAD_TRAILER, <const unsigned char *>end - size, size, 0)
+        if self.head.drop:
+            self.consume(self.head.drop)
+        self.into = NULL
+        self.delivered()
+        return 0
+
+    cdef bytes finish(self):
+        """Hand over the large message."""
+        cdef bytes message
+        self.check_finished()
+        message = <bytes>self.partial
+        self.drop_partial()
+        return message
+
+    # ------------------------------------------------------------ messages
+
+    cdef int refuse_in_file(self) except -1:
+        if self.file is not None:
+            raise FramingError(
+                "recvfile() stopped inside a frame: call it again with the same file")
+        return 0
+
+    cdef bytes next(self, double *until):
+        """The next message, waiting for it if need be."""
+        cdef State state
+        self.refuse_in_file()
+        while True:
+            if self.into != NULL:
+                if self.is_finished():
+                    return self.finish()
+            else:
+                state = self.look()
+                if state == WHOLE:
+                    return self.cut()
+                if state == REFUSED:
+                    self.refuse()
+                if state == PART and self.is_large():
+                    self.begin(NULL, 0)
+            self.fill(until)
+
+    cdef Py_ssize_t next_into(self, char *p, Py_ssize_t n, double *until) except -1:
+        """Receive the next message to *p*; BufferError if *n* bytes are too few."""
+        cdef State state = UNKNOWN
+        cdef Py_ssize_t size
+        self.refuse_in_file()
+        while True:
+            if self.into == NULL:
+                state = self.look()
+                if state == REFUSED:
+                    self.refuse()
+            if self.into != NULL or state != UNKNOWN:
+                size = self.message_size()
+                if size > n:
+                    raise BufferError(f"the message takes {size} bytes, the buffer has {n}")
+                if self.into == NULL and state == WHOLE:
+                    memcpy(p, self.buf + self.start + self.head.skip, size)
+                    self.consume(self.head.total)
+                    self.delivered()
+                    return size
+                if self.into == NULL and self.is_large():
+                    self.begin(p, size)
+                if self.into != NULL and self.is_finished():
+                    if self.partial != NULL:
+                        memcpy(p, self.into, size)
+                    self.check_finished()
+                    self.drop_partial()
+                    return size
+            self.fill(until)
+
+    cdef int advance(self) except -1:
+        """Receive without waiting; return whether a message, or an end, can be had."""
+        cdef sock_iov iov[2]
+        cdef double until = NOT_BEGUN
+        cdef State state
+        cdef Py_ssize_t got
+        while self.file is None:
+            if self.into != NULL:
+                if self.is_finished():
+                    return True
+            else:
+                state = self.look()
+                if state == WHOLE or state == REFUSED:
+                    return True
+                if state == PART and self.is_large():
+                    self.begin(NULL, 0)
+            if self.ended or self.receive_error or self.kind == FOREIGN:
+                return True
+            got = self.try_receive(iov, self.aim(iov), &until)
+            if got > 0:
+                self.spread(got)
+            elif got == 0:
+                self.ended = True
+            elif sock_intr(got):
+                PyErr_CheckSignals()
+            elif sock_again(got):
+                self.rest()
+                return False
+            else:
+                self.receive_error = <int>got
+        return True
+
+    cdef bytes take_leftover(self):
+        """All bytes received and not used, as they came."""
+        cdef unsigned char header[HEADER_MAX]
+        cdef bytes rest = b""
+        cdef int n
+        if self.into != NULL:
+            n = write_header(&self.format_then.layout, self.head.payload, header)
+            rest = header[:min(n, self.head.skip) if self.format_then.layout.kind ==
+                          LENGTH_FIELD else n if self.head.skip else 0]
+            rest += self.into[:self.got]
+            self.drop_partial()
+        if self.end > self.start:
+            rest += self.buf[self.start:self.end]
+        self.drop_buffer()
+        return rest

@@ -1,0 +1,344 @@
+# The sending half of a stream: gather, batch, wait; and a tail for what has not left.
+
+
+cdef enum:
+    SMALL = 4096              # a frame that is copied rather than gathered
+    GATHERED = 32 * 1024      # the longest that is copied into a batch
+    FILE_PART = 256 * 1024
+
+
+cdef bytes read_part(file, offset, n):
+    """Return *n* bytes of *file* from *offset*; fewer at its end."""
+    file.seek(offset)
+    data = file.read(n)
+    while 0 < len(data) < n:
+        more = file.read(n - len(data))
+        if not more:
+            break
+        data += more
+    return bytes(data)
+
+
+cdef int descriptor_of(file) except? -1:
+    """The descriptor of a regular file whose bytes are the system's own, or -1."""
+    try:
+        descriptor = file.fileno()
+    except (AttributeError, OSError):
+        return -1
+    return descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else -1
+
+
+cdef class _Sender(_Receiver):
+    """Whole messages into a stream; what is accepted leaves before anything later."""
+
+    cdef Turn sending
+    # Bytes of accepted frames that have not left yet; they go before anything else.
+    cdef char *tail
+    cdef Py_ssize_t tail_room
+    cdef Py_ssize_t tail_start
+    cdef Py_ssize_t tail_end
+    cdef object out_file      # what sendfile() is sending, in mid-frame
+    cdef Py_ssize_t out_offset
+    cdef Py_ssize_t out_left
+    cdef Py_ssize_t out_size
+    cdef long long messages_out
+
+    def __dealloc__(self):
+        self.drop_tail()
+        if self.sending.lock != NULL:
+            PyThread_free_lock(self.sending.lock)
+
+    # ------------------------------------------------------------ the tail
+
+    cdef void drop_tail(self) noexcept:
+        if self.tail != NULL:
+            if self.tail_room == READ_AHEAD:
+                spare_give(self.tail)
+            else:
+                PyMem_RawFree(self.tail)
+            self.tail = NULL
+        self.tail_room = self.tail_start = self.tail_end = 0
+
+    cdef char *extend_tail(self, Py_ssize_t n) except NULL:
+        """Make room for *n* bytes at the end of the tail; return where they go."""
+        cdef Py_ssize_t size = self.tail_end - self.tail_start
+        cdef Py_ssize_t room = READ_AHEAD
+        cdef char *larger
+        if self.tail_end + n > self.tail_room:
+            while room < size + n:
+                room *= 2
+            if room == READ_AHEAD:
+                larger = spare_take() if self.tail_room != room else self.tail
+            else:
+                larger = <char *>PyMem_RawMalloc(room)
+            if larger == NULL:
+                raise MemoryError
+            if size:
+                memmove(larger, self.tail + self.tail_start, size)
+            if larger != self.tail:
+                self.drop_tail()
+            self.tail = larger
+            self.tail_room = room
+            self.tail_start = 0
+            self.tail_end = size
+        self.tail_end += n
+        return self.tail + self.tail_end - n
+
+    cdef int keep_unsent(self, sock_iov *iov, int n) except -1:
+        """Append what has not left to the tail: its message is accepted."""
+        cdef int i
+        for i in range(n):
+            if iov_len(&iov[i]):
+                memcpy(
+                    self.extend_tail(iov_len(&iov[i])), iov_base(&iov[i]), iov_len(&iov[i]))
+        return 0
+
+    cdef Py_ssize_t push(self, sock_iov *iov, int n, int *done, double *until) except -1:
+        """Send pieces *done* to *n*, waiting as needed; *done* counts those that are gone."""
+        cdef Py_ssize_t sent
+        while done[0] < n:
+            sent = self.try_send(&iov[done[0]], n - done[0], until)
+            if sent >= 0:
+                while done[0] < n and sent >= iov_len(&iov[done[0]]):
+                    sent -= iov_len(&iov[done[0]])
+                    done[0] += 1
+                if sent:
+                    iov_set(
+                        &iov[done[0]], iov_base(&iov[done[0]]) + sent,
+                        iov_len(&iov[done[0]]) - sent)
+            elif sock_again(sent):
+                self.waits_out += 1
+                self.wait(SOCK_WRITE, until)
+            elif sock_intr(sent):
+                PyErr_CheckSignals()
+            else:
+                self.send_error = <int>sent
+                sock_raise(sent)
+        return 0
+
+    cdef int transmit(self, sock_iov *iov, int n, double *until) except -1:
+        """Send the tail and then all pieces; whatever does not leave becomes the tail.
+
+        The first piece is left free by the caller, for the tail.
+        """
+        cdef int done = 1
+        if self.tail_end > self.tail_start:
+            done = 0
+            iov_set(&iov[0], self.tail + self.tail_start, self.tail_end - self.tail_start)
+        try:
+            self.push(iov, n, &done, until)
+        except BaseException:
+            if done == 0:
+                self.tail_start = self.tail_end - iov_len(&iov[0])
+                done = 1
+            else:
+                self.tail_start = self.tail_end = 0
+            if self.send_error:
+                self.drop_tail()
+            else:
+                self.keep_unsent(&iov[done], n - done)
+            raise
+        self.drop_tail()
+        return 0
+
+    cdef int transmit_message(self, Outgoing *out, double *until) except -1:
+        """Send the tail and one frame."""
+        cdef sock_iov few[8]
+        cdef sock_iov *iov = few
+        cdef char small[SMALL]
+        cdef Py_ssize_t sent
+        cdef Layout *lay = &self.format.layout
+        self.messages_out += 1
+        if out.total <= SMALL:
+            copy_frame(lay, out, small)
+            iov_set(&iov[1], small, out.total)
+            if self.tail_end == self.tail_start:
+                # Nearly always it goes at once, and there is nothing to clean up.
+                sent = self.try_send(&iov[1], 1, until)
+                if sent == out.total:
+                    return 0
+                if sent > 0:
+                    iov_set(&iov[1], small + sent, out.total - sent)
+            return self.transmit(iov, 2, until)
+        if out.count > 5:
+            iov = <sock_iov *>PyMem_Malloc((out.count + 3) * sizeof(sock_iov))
+            if iov == NULL:
+                raise MemoryError
+        try:
+            return self.transmit(iov, 1 + frame_iov(lay, out, iov + 1), until)
+        finally:
+            if iov != few:
+                PyMem_Free(iov)
+
+    cdef int flush_tail(self, double *until) except -1:
+        cdef sock_iov iov[1]
+        if self.tail_end > self.tail_start:
+            self.transmit(iov, 1, until)
+        return 0
+
+    cdef bint try_flush(self) except -1:
+        """Send as much of the tail as leaves without waiting; return whether all did."""
+        cdef sock_iov iov[1]
+        cdef double until = NOT_BEGUN
+        cdef Py_ssize_t sent
+        while self.tail_end > self.tail_start:
+            iov_set(&iov[0], self.tail + self.tail_start, self.tail_end - self.tail_start)
+            sent = self.try_send(iov, 1, &until)
+            if sent >= 0:
+                self.tail_start += sent
+            elif sock_again(sent):
+                return False
+            elif sock_intr(sent):
+                PyErr_CheckSignals()
+            else:
+                self.send_error = <int>sent
+                self.drop_tail()
+                sock_raise(sent)
+        self.drop_tail()
+        return True
+
+    cdef int begin_send(self, double *until) except -1:
+        """Send what was accepted earlier, before anything else is."""
+        if self.send_error:
+            sock_raise(self.send_error)
+        if self.out_file is not None:
+            raise FramingError(
+                "sendfile() stopped inside a frame: call it again with the same file")
+        self.flush_tail(until)
+        return 0
+
+    # ------------------------------------------------------------ batches
+
+    cdef int gather(self, message, Py_ssize_t *count, bint *inside, double *until) except -1:
+        """Add a frame to the batch, which is the tail; send when it is full."""
+        cdef Outgoing out
+        open_message(self.format, &out, message, ())
+        try:
+            inside[0] = True
+            if out.total > GATHERED:
+                count[0] += 1
+                self.transmit_message(&out, until)
+            else:
+                if self.tail_end + out.total > READ_AHEAD:
+                    self.flush_tail(until)
+                self.append_frame(&out)
+                count[0] += 1
+            inside[0] = False
+        finally:
+            close_message(&out)
+        return 0
+
+    cdef int append_frame(self, Outgoing *out) except -1:
+        copy_frame(&self.format.layout, out, self.extend_tail(out.total))
+        self.messages_out += 1
+        return 0
+
+    cdef int queue(self, message) except -1:
+        """Append a frame to the tail."""
+        cdef Outgoing out
+        open_message(self.format, &out, message, ())
+        try:
+            self.append_frame(&out)
+        finally:
+            close_message(&out)
+        return 0
+
+    cdef int exchange(self, list replies, double *until) except -1:
+        """Send the tail, taking in replies while the peer does not read."""
+        cdef int ready
+        if self.kind == FOREIGN:
+            return self.flush_tail(until)
+        while not self.try_flush():
+            self.waits_out += 1
+            ready = self.wait(SOCK_READ | SOCK_WRITE, until)
+            while ready & SOCK_READ and self.owed and self.advance():
+                replies.append(self.next(until))
+        return 0
+
+    # ------------------------------------------------------------ files
+
+    cdef int begin_file(self, file, offset, count) except -1:
+        """Put the header of a file's frame into the tail."""
+        cdef Outgoing out
+        cdef Layout *lay = &self.format.layout
+        cdef Py_ssize_t front
+        if lay.kind == DELIMITER:
+            raise FramingError(
+                "a file cannot be searched for the delimiter before it is sent: use send()")
+        offset = in_range("offset", offset, 0, PY_SSIZE_T_MAX)
+        end = file.seek(0, 2)
+        if count is None:
+            count = max(0, end - offset)
+        if in_range("count", count, 0, PY_SSIZE_T_MAX) > end - offset:
+            raise ValueError(f"count is {count}, but the file has {end - offset} bytes to send")
+        # A header that the format keeps in the message is at the front of the file.
+        front = min(<Py_ssize_t>count, HEADER_MAX) if lay.keep else 0
+        first = read_part(file, offset, front)
+        back = lay.trailer_size if lay.keep else 0
+        last = read_part(file, offset + max(count - back, 0), min(back, count))
+        open_file_message(self.format, &out, first, last, count)
+        memcpy(self.extend_tail(out.head_size), out.head, out.head_size)
+        self.out_file = file
+        self.out_offset = offset + out.taken
+        self.out_left = count - out.taken
+        self.out_size = count
+        return 0
+
+    cdef object transmit_file(self, progress, double *until):
+        cdef sock_iov iov[2]
+        cdef int descriptor = -1
+        cdef Py_ssize_t sent
+        if SOCK_HAS_SENDFILE and self.kind == SOCKET and sock_is_nonblocking(self.writer):
+            # sendfile() has no MSG_DONTWAIT: on a blocking socket it would not come back.
+            descriptor = descriptor_of(self.out_file)
+        while self.out_left:
+            if descriptor >= 0:
+                self.flush_tail(until)
+                sent = self.send_from(descriptor, until)
+            else:
+                part = read_part(self.out_file, self.out_offset, min(self.out_left, FILE_PART))
+                sent = len(part)
+                iov_set(&iov[1], PyBytes_AS_STRING(part), sent)
+                # Accounted for first: what does not leave is in the tail.
+                self.out_offset += sent
+                self.out_left -= sent
+                if sent:
+                    self.transmit(iov, 2, until)
+            if sent == 0:
+                self.send_error = -errno.EIO
+                raise FramingError(
+                    f"the file ended {self.out_left} bytes before the end of the frame "
+                    "that was begun: the connection can only be closed"
+                )
+            if progress is not None:
+                progress(self.out_size - self.out_left, self.out_size)
+        if not self.format.layout.keep and self.format.layout.trailer_size:
+            memcpy(
+                self.extend_tail(self.format.layout.trailer_size),
+                self.format.layout.trailer, self.format.layout.trailer_size)
+        self.out_file = None
+        self.messages_out += 1
+        self.flush_tail(until)
+        return self.out_size
+
+    cdef Py_ssize_t send_from(self, int descriptor, double *until) except -1:
+        """Let the system copy the next part of the file to the socket."""
+        cdef Py_ssize_t sent
+        cdef Py_ssize_t n = min(self.out_left, 16 * FILE_PART)
+        while True:
+            self.calls_out += 1
+            with nogil:
+                sent = sock_sendfile(self.writer, descriptor, self.out_offset, n)
+            if sent >= 0:
+                self.out_offset += sent
+                self.out_left -= sent
+                self.bytes_out += sent
+                return sent
+            if sock_again(sent):
+                self.waits_out += 1
+                self.wait(SOCK_WRITE, until)
+            elif sock_intr(sent):
+                PyErr_CheckSignals()
+            else:
+                self.send_error = <int>sent
+                sock_raise(sent)

@@ -1,0 +1,403 @@
+/* The only file that knows which operating system, and which C compiler, this is.
+ *
+ * Every function that can fail returns the negative system error number, read on
+ * the line after the call; sock_raise() turns it into a Python exception later,
+ * when the GIL is held.
+ */
+#pragma once
+#include <Python.h>
+#include <math.h>
+
+enum { SOCK_READ = 1, SOCK_WRITE = 2, SOCK_WOKEN = 4 };
+
+#ifdef _WIN32
+/* ------------------------------------------------------------------ Windows */
+#include <winsock2.h>
+#include <ws2tcpip.h>
+
+typedef SOCKET sock_t;
+typedef WSABUF sock_iov;
+
+#define SOCK_BAD INVALID_SOCKET
+#define SOCK_CONNECTION_ABORTED WSAECONNABORTED
+
+static inline int sock_intr(Py_ssize_t r) { return r == -WSAEINTR; }
+static inline int sock_again(Py_ssize_t r) { return r == -WSAEWOULDBLOCK; }
+
+static inline int sock_raise(Py_ssize_t r) {
+    PyErr_SetExcFromWindowsErr(PyExc_OSError, (int)-r);
+    return -1;
+}
+
+static inline void iov_set(sock_iov *iov, const char *p, Py_ssize_t n) {
+    iov->buf = (char *)p;
+    iov->len = (ULONG)(n > INT_MAX ? INT_MAX : n);
+}
+static inline char *iov_base(const sock_iov *iov) { return iov->buf; }
+static inline Py_ssize_t iov_len(const sock_iov *iov) { return (Py_ssize_t)iov->len; }
+
+static inline double sock_now(void) {
+    LARGE_INTEGER count, frequency;
+    QueryPerformanceCounter(&count);
+    QueryPerformanceFrequency(&frequency);
+    return (double)count.QuadPart / (double)frequency.QuadPart;
+}
+
+/* Winsock has no MSG_DONTWAIT: the stream makes its own socket non-blocking. */
+static inline int sock_prepare(sock_t fd) {
+    u_long on = 1;
+    return ioctlsocket(fd, FIONBIO, &on) ? -WSAGetLastError() : 0;
+}
+
+static inline Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n) {
+    DWORD got = 0, flags = 0;
+    if (WSARecv(fd, iov, (DWORD)n, &got, &flags, NULL, NULL)) return -WSAGetLastError();
+    return (Py_ssize_t)got;
+}
+
+static inline Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n) {
+    DWORD sent = 0;
+    if (WSASend(fd, iov, (DWORD)n, &sent, 0, NULL, NULL)) return -WSAGetLastError();
+    return (Py_ssize_t)sent;
+}
+
+static inline int sock_shutdown_write(sock_t fd) {
+    return shutdown(fd, SD_SEND) ? -WSAGetLastError() : 0;
+}
+
+/* No way to ask: the caller waits for the peer's end instead. */
+static inline Py_ssize_t sock_queued(sock_t fd) { (void)fd; return -1; }
+
+static inline int sock_is_socket(sock_t fd) { (void)fd; return 1; }
+static inline int sock_is_nonblocking(sock_t fd) { (void)fd; return 1; }
+static inline Py_ssize_t pipe_read(sock_t fd, char *p, Py_ssize_t n, int nonblocking) {
+    (void)fd; (void)p; (void)n; (void)nonblocking;
+    return -WSAEOPNOTSUPP;
+}
+static inline Py_ssize_t pipe_write(sock_t fd, const char *p, Py_ssize_t n, int nonblocking) {
+    (void)fd; (void)p; (void)n; (void)nonblocking;
+    return -WSAEOPNOTSUPP;
+}
+static inline Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n) {
+    (void)fd; (void)file; (void)offset; (void)n;
+    return -WSAEOPNOTSUPP;
+}
+#define SOCK_HAS_SENDFILE 0
+
+typedef WSAPOLLFD sock_pollfd;
+#define sock_poll_call WSAPoll
+static inline int sock_error(void) { return -WSAGetLastError(); }
+#define SOCK_POLLIN POLLRDNORM
+#define SOCK_POLLOUT POLLWRNORM
+
+typedef struct { sock_t fd; } sock_wake;
+static inline int wake_open(sock_wake *w) {
+    /* A UDP socket connected to itself: one descriptor that WSAPoll accepts. */
+    struct sockaddr_in a;
+    int size = sizeof a;
+    memset(&a, 0, sizeof a);
+    a.sin_family = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    w->fd = socket(AF_INET, SOCK_DGRAM, 0);
+    if (w->fd == INVALID_SOCKET) return -WSAGetLastError();
+    if (bind(w->fd, (struct sockaddr *)&a, sizeof a) ||
+        getsockname(w->fd, (struct sockaddr *)&a, &size) ||
+        connect(w->fd, (struct sockaddr *)&a, sizeof a)) {
+        int err = -WSAGetLastError();
+        closesocket(w->fd);
+        w->fd = INVALID_SOCKET;
+        return err;
+    }
+    return 0;
+}
+static inline sock_t wake_fd(const sock_wake *w) { return w->fd; }
+static inline void wake_poke(sock_wake *w) { send(w->fd, "", 1, 0); }
+static inline void wake_close(sock_wake *w) { closesocket(w->fd); }
+
+#define sock_relax() YieldProcessor()
+#define atomic_swap(slot, value) \
+    InterlockedExchangePointer((PVOID volatile *)(slot), (PVOID)(value))
+#define atomic_put(slot, value) \
+    (InterlockedCompareExchangePointer((PVOID volatile *)(slot), (PVOID)(value), NULL) == NULL)
+
+#else
+/* -------------------------------------------------------------------- POSIX */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <linux/sockios.h>
+#include <sys/eventfd.h>
+#include <sys/sendfile.h>
+#endif
+
+typedef int sock_t;
+typedef struct iovec sock_iov;
+
+#define SOCK_BAD (-1)
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* SO_NOSIGPIPE is set in sock_prepare() */
+#endif
+#ifndef PIPE_BUF
+#define PIPE_BUF 512
+#endif
+
+static inline int sock_intr(Py_ssize_t r) { return r == -EINTR; }
+static inline int sock_again(Py_ssize_t r) { return r == -EAGAIN || r == -EWOULDBLOCK; }
+
+static inline int sock_raise(Py_ssize_t r) {
+    errno = (int)-r;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+static inline void iov_set(sock_iov *iov, const char *p, Py_ssize_t n) {
+    iov->iov_base = (void *)p;
+    iov->iov_len = (size_t)n;
+}
+static inline char *iov_base(const sock_iov *iov) { return (char *)iov->iov_base; }
+static inline Py_ssize_t iov_len(const sock_iov *iov) { return (Py_ssize_t)iov->iov_len; }
+
+static inline double sock_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static inline int sock_prepare(sock_t fd) {
+#ifdef SO_NOSIGPIPE
+    int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#else
+    (void)fd;
+#endif
+    return 0;
+}
+
+/* MSG_DONTWAIT, because O_NONBLOCK belongs to all who share the socket. */
+static inline Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n) {
+    ssize_t r;
+    if (n == 1) {
+        r = recv(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT);
+    } else {
+        struct msghdr m;
+        memset(&m, 0, sizeof m);
+        m.msg_iov = iov;
+        m.msg_iovlen = (size_t)n;
+        r = recvmsg(fd, &m, MSG_DONTWAIT);
+    }
+    return r < 0 ? -errno : r;
+}
+
+static inline Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n) {
+    ssize_t r;
+    if (n == 1) {
+        r = send(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } else {
+        struct msghdr m;
+        memset(&m, 0, sizeof m);
+        m.msg_iov = iov;
+        m.msg_iovlen = (size_t)n;
+        r = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    return r < 0 ? -errno : r;
+}
+
+static inline int sock_shutdown_write(sock_t fd) {
+    return shutdown(fd, SHUT_WR) ? -errno : 0;
+}
+
+/* Bytes sent that the peer's kernel has not acknowledged, or -1 where nobody tells.
+ * After shutdown the end of the stream itself counts for one. */
+static inline Py_ssize_t sock_queued(sock_t fd) {
+#if defined(SIOCOUTQ)
+    int n;
+    struct sockaddr_storage a;
+    socklen_t size = sizeof a;
+    if (getsockname(fd, (struct sockaddr *)&a, &size) == 0 && a.ss_family == AF_UNIX)
+        return 0; /* already in the peer's receive queue, out of reach of our close */
+    return ioctl(fd, SIOCOUTQ, &n) ? -1 : n;
+#elif defined(SO_NWRITE)
+    int n;
+    socklen_t size = sizeof n;
+    return getsockopt(fd, SOL_SOCKET, SO_NWRITE, &n, &size) ? -1 : n;
+#else
+    (void)fd;
+    return -1;
+#endif
+}
+
+static inline int sock_is_socket(sock_t fd) {
+    struct stat st;
+    return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
+}
+
+static inline int sock_is_nonblocking(sock_t fd) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags != -1 && (flags & O_NONBLOCK) != 0;
+}
+
+static inline int pipe_ready(sock_t fd, short events) {
+    struct pollfd p = {.fd = fd, .events = events};
+    int r = poll(&p, 1, 0);
+    return r < 0 ? -errno : r == 0 ? -EAGAIN : 0;
+}
+
+/* A pipe has no MSG_DONTWAIT: ask first, then take what is there. */
+static inline Py_ssize_t pipe_read(sock_t fd, char *p, Py_ssize_t n, int nonblocking) {
+    int ready = nonblocking ? 0 : pipe_ready(fd, POLLIN);
+    if (ready < 0) return ready;
+    ssize_t r = read(fd, p, (size_t)n);
+    return r < 0 ? -errno : r;
+}
+
+/* A pipe that is writable takes PIPE_BUF bytes without blocking, and no more is promised.
+ * SIGPIPE is held back for the one call, and taken away again if it was ours. */
+static inline Py_ssize_t pipe_write(sock_t fd, const char *p, Py_ssize_t n, int nonblocking) {
+    int ready = nonblocking ? 0 : pipe_ready(fd, POLLOUT);
+    if (ready < 0) return ready;
+    sigset_t sigpipe, before, pending;
+    sigemptyset(&sigpipe);
+    sigaddset(&sigpipe, SIGPIPE);
+    sigpending(&pending);
+    pthread_sigmask(SIG_BLOCK, &sigpipe, &before);
+    ssize_t r = write(fd, p, nonblocking || n < PIPE_BUF ? (size_t)n : PIPE_BUF);
+    Py_ssize_t result = r < 0 ? -errno : r;
+    if (result == -EPIPE && !sigismember(&pending, SIGPIPE)) {
+        int taken;
+        sigpending(&pending);
+        if (sigismember(&pending, SIGPIPE)) sigwait(&sigpipe, &taken);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
+}
+
+#ifdef __linux__
+#define SOCK_HAS_SENDFILE 1
+static inline Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n) {
+    off_t at = (off_t)offset;
+    ssize_t r = sendfile(fd, file, &at, (size_t)n);
+    return r < 0 ? -errno : r;
+}
+#else
+#define SOCK_HAS_SENDFILE 0
+static inline Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n) {
+    (void)fd; (void)file; (void)offset; (void)n;
+    return -EOPNOTSUPP;
+}
+#endif
+
+typedef struct pollfd sock_pollfd;
+#define sock_poll_call poll
+static inline int sock_error(void) { return -errno; }
+#define SOCK_POLLIN POLLIN
+#define SOCK_POLLOUT POLLOUT
+
+/* What wakes a call that sleeps in poll(), when another thread has news for it. */
+#ifdef __linux__
+typedef struct { sock_t fd; } sock_wake;
+static inline int wake_open(sock_wake *w) {
+    w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return w->fd < 0 ? -errno : 0;
+}
+static inline sock_t wake_fd(const sock_wake *w) { return w->fd; }
+static inline void wake_poke(sock_wake *w) {
+    unsigned long long one = 1;
+    if (write(w->fd, &one, sizeof one) < 0) { /* full means readable already */ }
+}
+static inline void wake_close(sock_wake *w) { close(w->fd); }
+#else
+typedef struct { sock_t fd, other; } sock_wake;
+static inline int wake_open(sock_wake *w) {
+    int ends[2];
+    if (pipe(ends)) return -errno;
+    for (int i = 0; i < 2; i++) {
+        fcntl(ends[i], F_SETFD, FD_CLOEXEC);
+        fcntl(ends[i], F_SETFL, O_NONBLOCK);
+    }
+    w->fd = ends[0];
+    w->other = ends[1];
+    return 0;
+}
+static inline sock_t wake_fd(const sock_wake *w) { return w->fd; }
+static inline void wake_poke(sock_wake *w) {
+    if (write(w->other, "", 1) < 0) { /* full means readable already */ }
+}
+static inline void wake_close(sock_wake *w) { close(w->fd); close(w->other); }
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#define sock_relax() __builtin_ia32_pause()
+#else
+#define sock_relax() ((void)0)
+#endif
+#define atomic_swap(slot, value) __atomic_exchange_n((slot), (value), __ATOMIC_ACQ_REL)
+static inline int atomic_put(void **slot, void *value) {
+    void *none = NULL;
+    return __atomic_compare_exchange_n(
+        slot, &none, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+#endif
+
+/* ------------------------------------------------------------------- shared */
+
+/* Sleep until *reader* can be read, *writer* written or *wake* was poked: those SOCK_
+ * bits, 0 when *seconds* are over (negative: no limit), or the error. */
+static inline int sock_poll(
+    sock_t reader, sock_t writer, int want, sock_t wake, double seconds) {
+    sock_pollfd fds[3];
+    int n = 0, result = 0;
+    if (want & SOCK_READ) {
+        fds[n].fd = reader;
+        fds[n].events = SOCK_POLLIN;
+        n++;
+    }
+    if (want & SOCK_WRITE) {
+        fds[n].fd = writer;
+        fds[n].events = SOCK_POLLOUT;
+        n++;
+    }
+    if (wake != SOCK_BAD) {
+        fds[n].fd = wake;
+        fds[n].events = SOCK_POLLIN;
+        n++;
+    }
+    for (int i = 0; i < n; i++) fds[i].revents = 0;
+    /* Rounded up: to wake a moment early would mean a busy last millisecond. */
+    int ms = seconds < 0 ? -1 : seconds > 2e6 ? 2000000000 : (int)ceil(seconds * 1000);
+    int r = sock_poll_call(fds, (unsigned)n, ms);
+    if (r < 0) return sock_error();
+    n = 0;
+    /* Error and hang-up count as ready: the call that follows tells which. */
+    if ((want & SOCK_READ) && fds[n++].revents) result |= SOCK_READ;
+    if ((want & SOCK_WRITE) && fds[n++].revents) result |= SOCK_WRITE;
+    if (wake != SOCK_BAD && fds[n].revents) result |= SOCK_WOKEN;
+    return result;
+}
+
+/* Read-ahead buffers that no connection holds at the moment, for the next that needs one. */
+enum { SPARE_SIZE = 65536, SPARE_COUNT = 8 };
+static void *spares[SPARE_COUNT];
+
+static inline char *spare_take(void) {
+    for (int i = 0; i < SPARE_COUNT; i++) {
+        if (spares[i] == NULL) continue;
+        void *p = atomic_swap(&spares[i], NULL);
+        if (p != NULL) return (char *)p;
+    }
+    return (char *)PyMem_RawMalloc(SPARE_SIZE);
+}
+
+static inline void spare_give(char *p) {
+    for (int i = 0; i < SPARE_COUNT; i++)
+        if (spares[i] == NULL && atomic_put(&spares[i], p)) return;
+    PyMem_RawFree(p);
+}

@@ -1,0 +1,718 @@
+# FrameStream: every call that a user makes.
+
+from collections import namedtuple
+
+
+Stats = namedtuple(
+    "Stats",
+    "messages_in bytes_in calls_in waits_in messages_out bytes_out calls_out waits_out",
+)
+
+
+cdef object _closed = _Descriptors(-1, -1)
+
+
+cdef int write_all(file, message) except -1:
+    view = memoryview(message)
+    while len(view):
+        written = file.write(view)
+        view = view[len(view) if written is None else written:]
+    return 0
+
+
+cdef class FrameStream(_Responder):
+    """Whole messages over one connected stream, for blocking code.
+
+    One thread may send while another receives; two senders, or two receivers,
+    take turns.  A timeout is a deadline for the whole call and loses nothing.
+    """
+
+    cdef bint faded           # the end of the stream has been sent
+    cdef bint closing         # close() was called inside a call of the same thread
+    cdef double closing_linger
+
+    def __init__(self, sock, Format framing not None=LengthField(), *, timeout=None, spin=0.0):
+        if self.receiving.lock != NULL:
+            raise RuntimeError("a stream is set up once")
+        if not spin >= 0:
+            raise ValueError(f"spin is {spin}, expected seconds of 0 or more")
+        self.attach(sock, seconds_or_none(timeout), spin)
+        self.format = framing
+        self.receiving.lock = PyThread_allocate_lock()
+        self.sending.lock = PyThread_allocate_lock()
+        if self.receiving.lock == NULL or self.sending.lock == NULL:
+            raise MemoryError
+
+    @classmethod
+    def from_fds(cls, reader, writer, *args, **kwargs):
+        """Return a stream over two pipe ends, which it owns from now on.
+
+        Args:
+            reader: descriptor, or file, to read from.
+            writer: descriptor, or file, to write to.
+            args: as for the class, from *framing* on.
+        """
+        return cls(_Descriptors(reader, writer), *args, **kwargs)
+
+    # ------------------------------------------------------------ attributes
+
+    @property
+    def framing(self):
+        """The format of the frames; a new one holds from the next frame on."""
+        return self.format
+
+    @framing.setter
+    def framing(self, Format value not None):
+        cdef double until = NOT_BEGUN
+        self.enter(&self.receiving, &until)
+        self.format = value
+        self.scanned = 0
+        self.leave_receiving()
+
+    @property
+    def timeout(self):
+        """Seconds for each call, None for no limit; 0: never wait."""
+        return None if self.limit < 0 else self.limit
+
+    @timeout.setter
+    def timeout(self, value):
+        seconds = seconds_or_none(value)
+        if self.kind == FOREIGN and self.settle is None and seconds != NO_LIMIT:
+            raise ValueError(
+                f"{type(self.sock).__name__} has no settimeout(): timeout must be None")
+        self.limit = seconds
+
+    def settimeout(self, timeout):
+        """Set `timeout`."""
+        self.timeout = timeout
+
+    def gettimeout(self):
+        """Return `timeout`."""
+        return self.timeout
+
+    def setblocking(self, flag):
+        """As `settimeout(None)` or `settimeout(0)`."""
+        self.timeout = None if flag else 0.0
+
+    @property
+    def spin(self):
+        """Seconds to keep trying, without the GIL, before a receive sleeps."""
+        return self.spinning
+
+    @spin.setter
+    def spin(self, value):
+        if not value >= 0:
+            raise ValueError(f"spin is {value}, expected seconds of 0 or more")
+        self.spinning = value
+
+    @property
+    def pending(self):
+        """Bytes that have been received and not handed over; no selector can see them."""
+        return self.end - self.start + (self.got if self.into != NULL else 0)
+
+    @property
+    def unsent(self):
+        """Bytes of accepted messages that have not left yet."""
+        return self.tail_end - self.tail_start
+
+    @property
+    def stats(self):
+        """What the stream has done so far: messages, bytes, system calls, waits."""
+        return Stats(
+            self.messages_in, self.bytes_in, self.calls_in, self.waits_in,
+            self.messages_out, self.bytes_out, self.calls_out, self.waits_out,
+        )
+
+    @property
+    def socket(self):
+        """The socket, or what else the stream was made from; it stays the stream's."""
+        return self.sock
+
+    def fileno(self):
+        """Return the descriptor that is read from, -1 once closed."""
+        return -1 if self.closed else self.sock.fileno()
+
+    # ------------------------------------------------------------ receiving
+
+    cdef int leave_receiving(self) except -1:
+        self.leave(&self.receiving)
+        if self.closing:
+            self.finish_close()
+        return 0
+
+    def recv(self):
+        """Return the next message.
+
+        Raises:
+            ConnectionClosed: the stream ended between frames, or was closed here.
+            IncompleteFrame: it ended inside one.
+            TimeoutError: the deadline passed; what had come is kept for the next call.
+            FramingError: the peer's bytes do not follow the format.
+        """
+        cdef double until = NOT_BEGUN
+        self.enter(&self.receiving, &until)
+        try:
+            return self.next(&until)
+        finally:
+            self.leave_receiving()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef double until = NOT_BEGUN
+        self.enter(&self.receiving, &until)
+        try:
+            return self.next(&until)
+        except IncompleteFrame:
+            raise
+        except ConnectionClosed:
+            if self.closed:
+                raise
+            raise StopIteration from None
+        finally:
+            self.leave_receiving()
+
+    def recv_many(self, limit=None):
+        """Wait for one message; return it and all others that have arrived.
+
+        Args:
+            limit: the most to return, None for no limit.
+
+        Raises: as `recv`.
+        """
+        cdef double until = NOT_BEGUN
+        cdef Py_ssize_t most = PY_SSIZE_T_MAX if limit is None else limit
+        cdef list messages
+        if most < 1:
+            raise ValueError(f"limit is {limit}, expected 1 or more, or None")
+        self.enter(&self.receiving, &until)
+        try:
+            messages = [self.next(&until)]
+            while len(messages) < most and self.into == NULL and self.look() == WHOLE:
+                messages.append(self.cut())
+            return messages
+        finally:
+            self.leave_receiving()
+
+    def recv_into(self, buffer):
+        """Receive the next message into *buffer*; return its size.
+
+        Raises: as `recv`; BufferError: *buffer* is too small, and the message
+            is still there for the next call.
+        """
+        cdef Py_buffer view
+        cdef double until = NOT_BEGUN
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            self.enter(&self.receiving, &until)
+            try:
+                return self.next_into(<char *>view.buf, view.len, &until)
+            finally:
+                if self.into != NULL and self.partial == NULL:
+                    self.rescue()
+                self.leave_receiving()
+        finally:
+            PyBuffer_Release(&view)
+
+    def recvfile(self, file, progress=None):
+        """Write the next message to *file*, in constant memory; return its size.
+
+        Args:
+            file: an object with `write`.
+            progress: called with (bytes so far, bytes in all).
+
+        Raises: as `recv`.  After a timeout, or an error of the file, the rest
+            of the frame goes only to the same file: call it again.
+        """
+        cdef double until = NOT_BEGUN
+        self.enter(&self.receiving, &until)
+        try:
+            return self.next_to_file(file, progress, &until)
+        finally:
+            self.leave_receiving()
+
+    cdef object next_to_file(self, file, progress, double *until):
+        cdef Py_ssize_t n, size
+        cdef State state
+        if self.file is not None and self.file is not file:
+            self.refuse_in_file()
+        if self.file is None:
+            if self.into != NULL:
+                message = self.next(until)
+                write_all(file, message)
+                return len(message)
+            state = self.look()
+            while state == UNKNOWN:
+                self.fill(until)
+                state = self.look()
+            if state == REFUSED:
+                self.refuse()
+            self.file = file
+            self.format_then = self.format
+            self.file_left = self.message_size()
+            self.consume(self.head.skip)
+        size = self.message_size()
+        cdef Py_ssize_t held = self.format_then.layout.trailer_size - self.head.drop
+        while self.file_left > held:
+            n = min(self.file_left - held, self.end - self.start)
+            if n == 0:
+                self.fill(until)
+                continue
+            self.to_file(file, n)
+            if progress is not None:
+                progress(size - self.file_left, size)
+        # The trailer is checked before it is written or dropped.
+        n = self.format_then.layout.trailer_size
+        while self.end - self.start < n:
+            self.fill(until)
+        if check_trailer(&self.format_then.layout, self.buf + self.start + n) < 0:
+            refuse_header(
+                self.format_then, BAD_TRAILER, <unsigned char *>self.buf + self.start, n, 0)
+        if held:
+            self.to_file(file, held)
+        elif n:
+            self.consume(n)
+        self.file = None
+        self.delivered()
+        return size
+
+    cdef int to_file(self, file, Py_ssize_t n) except -1:
+        """Write the next *n* bytes of the buffer; what is not written stays there."""
+        view = PyMemoryView_FromMemory(self.buf + self.start, n, PyBUF_READ)
+        try:
+            written = file.write(view)
+        finally:
+            view.release()
+        n = n if written is None else written
+        self.file_left -= n
+        self.consume(n)
+        return 0
+
+    def _ready(self):
+        """Receive what has come, without waiting; return whether a call would not wait.
+
+        None: another thread is receiving.
+        """
+        if self.closed:
+            return True
+        if not PyThread_acquire_lock(self.receiving.lock, 0):
+            return None
+        self.receiving.owner = PyThread_get_thread_ident()
+        try:
+            return bool(self.advance())
+        finally:
+            self.leave_receiving()
+
+    cdef int leave_sending(self) except -1:
+        self.leave(&self.sending)
+        if self.closing:
+            self.finish_close()
+        return 0
+
+    # ------------------------------------------------------------ sending
+
+    def send(self, message, *more):
+        """Send one message; several buffers are gathered into one, without joining them.
+
+        Raises:
+            FrameTooLarge, FramingError: the format cannot carry it; nothing was sent.
+            TimeoutError: the deadline passed.  Its `accepted` is True when the
+                message was taken, and the rest of it goes before anything else
+                (see `flush`), False when nothing of it was.
+            OSError: the connection failed.
+        """
+        cdef Outgoing out
+        cdef double until = NOT_BEGUN
+        cdef bint accepted = False
+        open_message(self.format, &out, message, more)
+        try:
+            self.enter(&self.sending, &until)
+            try:
+                self.begin_send(&until)
+                accepted = True
+                self.transmit_message(&out, &until)
+            finally:
+                self.leave_sending()
+        except (TimeoutError, BlockingIOError) as error:
+            error.accepted = accepted
+            raise
+        finally:
+            close_message(&out)
+
+    def send_many(self, messages):
+        """Send many messages in few system calls; return how many.
+
+        Raises: as `send`; `accepted` counts the messages taken.  Those before a
+            message that is refused are sent.
+        """
+        cdef double until = NOT_BEGUN
+        cdef Py_ssize_t count = 0
+        cdef bint inside = False
+        try:
+            self.enter(&self.sending, &until)
+            try:
+                self.begin_send(&until)
+                try:
+                    for message in messages:
+                        self.gather(message, &count, &inside, &until)
+                except BaseException:
+                    if not inside:
+                        self.flush_tail(&until)
+                    raise
+                self.flush_tail(&until)
+            finally:
+                self.leave_sending()
+        except (TimeoutError, BlockingIOError) as error:
+            error.accepted = count
+            raise
+        return count
+
+    def flush(self):
+        """Send what accepted messages have left unsent.
+
+        Raises:
+            TimeoutError: the deadline passed; the rest is still there.
+        """
+        cdef double until = NOT_BEGUN
+        self.enter(&self.sending, &until)
+        try:
+            if self.send_error:
+                sock_raise(self.send_error)
+            self.flush_tail(&until)
+        finally:
+            self.leave_sending()
+
+    def sendfile(self, file, offset=0, count=None, progress=None):
+        """Send one message out of *file*, in constant memory; return its size.
+
+        Args:
+            file: a binary file, open for reading; its position may change.
+            offset: first byte.
+            count: bytes; None: up to the end of the file.
+            progress: called with (bytes so far, bytes in all).
+
+        Raises: as `send`.  After a timeout only the same call with the same file
+            goes on with the frame; anything else raises FramingError.
+        """
+        cdef double until = NOT_BEGUN
+        cdef bint accepted = False
+        try:
+            self.enter(&self.sending, &until)
+            try:
+                if self.out_file is None:
+                    self.begin_send(&until)
+                    self.begin_file(file, offset, count)
+                elif self.out_file is not file:
+                    self.begin_send(&until)
+                accepted = True
+                return self.transmit_file(progress, &until)
+            finally:
+                self.leave_sending()
+        except (TimeoutError, BlockingIOError) as error:
+            error.accepted = accepted
+            raise
+
+    # ------------------------------------------------------------ both
+
+    def request(self, message):
+        """Send one message and return the next that comes, with no other call between.
+
+        Replies that earlier requests gave up waiting for are received first and
+        dropped, under this call's deadline.
+
+        Raises: as `send` and `recv`.
+        """
+        cdef Outgoing out
+        cdef double until = NOT_BEGUN
+        cdef bint accepted = False
+        open_message(self.format, &out, message, ())
+        try:
+            self.enter(&self.receiving, &until)
+            try:
+                while self.owed:
+                    self.next(&until)
+                self.enter(&self.sending, &until)
+                try:
+                    self.begin_send(&until)
+                    accepted = True
+                    self.owed += 1
+                    self.transmit_message(&out, &until)
+                finally:
+                    self.leave_sending()
+                return self.next(&until)
+            finally:
+                self.leave_receiving()
+        except (TimeoutError, BlockingIOError) as error:
+            error.accepted = accepted
+            raise
+        finally:
+            close_message(&out)
+
+    def request_many(self, messages):
+        """Send many messages and return as many replies, receiving while it sends.
+
+        Raises: as `request`; a TimeoutError's `accepted` counts the messages
+            taken, its `replies` holds those that had come.
+        """
+        cdef double until = NOT_BEGUN
+        cdef Py_ssize_t count = 0
+        cdef list replies = []
+        try:
+            self.enter(&self.receiving, &until)
+            try:
+                while self.owed:
+                    self.next(&until)
+                self.enter(&self.sending, &until)
+                try:
+                    self.begin_send(&until)
+                    for message in messages:
+                        self.queue(message)
+                        count += 1
+                        self.owed += 1
+                        if self.tail_end - self.tail_start > GATHERED:
+                            self.exchange(replies, &until)
+                    self.exchange(replies, &until)
+                finally:
+                    self.leave_sending()
+                while self.owed:
+                    replies.append(self.next(&until))
+            finally:
+                self.leave_receiving()
+        except (TimeoutError, BlockingIOError) as error:
+            error.accepted = count
+            error.replies = replies
+            raise
+        return replies
+
+    # ------------------------------------------------------------ connecting again
+
+    cdef bint is_lost(self) noexcept:
+        return not self.closed and (
+            self.ended or self.receive_error or self.send_error or self.outcome < 0)
+
+    cdef int reconnect(self, double *until) except -1:
+        cdef double left
+        me = PyThread_get_thread_ident()
+        if self.receiving.owner == me or self.sending.owner == me:
+            return 0  # in the middle of a call, which will meet the error itself
+        left = self.remaining(until)
+        self._reconnect(None if left <= 0 else left)
+        return 0
+
+    def _set_renewable(self):
+        self.renewable = True
+
+    def _is_lost(self):
+        return self.is_lost()
+
+    def _renew(self, sock):
+        """Go on with *sock*, as a new connection; what the old one held is dropped."""
+        if self.can_wake:
+            wake_poke(&self.wake)
+        with nogil:
+            PyThread_acquire_lock(self.receiving.lock, 1)
+            PyThread_acquire_lock(self.sending.lock, 1)
+        try:
+            if self.closed:
+                raise ConnectionClosed("the connection is closed")
+            self.drop_tail()
+            self.drop_buffer()
+            self.drop_partial()
+            self.release_wake()
+            self.file = self.out_file = None
+            self.scanned = self.owed = self.outcome = 0
+            self.receive_error = self.send_error = 0
+            self.ended = False
+            old, self.sock = self.sock, _closed
+            old.close()
+            self.attach(sock, self.limit, self.spinning)
+        finally:
+            PyThread_release_lock(self.sending.lock)
+            PyThread_release_lock(self.receiving.lock)
+
+    # ------------------------------------------------------------ the end
+
+    def shutdown(self, how):
+        """Send what is unsent, then shut down one or both directions, as a socket does.
+
+        Args:
+            how: `socket.SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
+        """
+        cdef double until = NOT_BEGUN
+        self.enter(&self.sending, &until)
+        try:
+            if how != _socket.SHUT_RD:
+                self.begin_send(&until)
+            if isinstance(self.sock, _Descriptors):
+                if how != _socket.SHUT_RD:
+                    self.sock.close_writer()
+            else:
+                self.sock.shutdown(how)
+        finally:
+            self.leave_sending()
+
+    def detach(self, *, leftover=False):
+        """Give the socket up and return it; the stream is closed.
+
+        Args:
+            leftover: return (socket, bytes received and not used) instead.
+
+        Raises:
+            RuntimeError: there are unsent bytes, or pending ones and *leftover*
+                is False.
+        """
+        cdef double until = NOT_BEGUN
+        self.enter(&self.receiving, &until)
+        try:
+            self.enter(&self.sending, &until)
+            try:
+                if self.tail_end > self.tail_start or self.out_file is not None:
+                    raise RuntimeError(f"{self.unsent} bytes are unsent: call flush() first")
+                if self.file is not None:
+                    raise RuntimeError("recvfile() has stopped inside a frame")
+                if self.pending and not leftover:
+                    raise RuntimeError(
+                        f"{self.pending} bytes have been read ahead: "
+                        "detach(leftover=True) returns them too"
+                    )
+                rest = self.take_leftover() if leftover else b""
+                self.closed = True
+                sock, self.sock = self.sock, _closed
+            finally:
+                self.leave_sending()
+        finally:
+            self.leave_receiving()
+        return (sock, rest) if leftover else sock
+
+    def _wind_up(self):
+        """Let a receive that waits between frames end, here and in other threads."""
+        self.winding_up = True
+        if self.can_wake:
+            wake_poke(&self.wake)
+
+    def _fade(self):
+        """Take the next step of a close that a poller drives, without waiting.
+
+        Returns:
+            0 when it is over, else what to wait for: SOCK_READ or SOCK_WRITE.
+        """
+        cdef double until = NOT_BEGUN
+        self.enter(&self.sending, &until)
+        try:
+            if not self.try_flush():
+                return SOCK_WRITE
+            if self.kind != SOCKET or self.out_file is not None:
+                return 0
+            if not self.faded:
+                self.faded = True
+                if self.discard() or sock_shutdown_write(self.writer) < 0:
+                    return 0
+            if self.discard() or 0 <= sock_queued(self.writer) <= 1:
+                return 0
+            return SOCK_READ
+        finally:
+            self.leave_sending()
+
+    def _close(self, double linger):
+        """End the stream: see `Connection.close`."""
+        if self.closed:
+            return
+        self.closed = True
+        self.closing_linger = linger
+        if self.can_wake:
+            wake_poke(&self.wake)
+        if self.born != forks:
+            # The turns may have been taken by threads that exist only in the parent.
+            self.sock.close()
+            return
+        me = PyThread_get_thread_ident()
+        if self.receiving.owner == me or self.sending.owner == me:
+            # Inside a call of this very thread (a signal handler, a callback of
+            # sendfile): that call finishes the work on its way out.
+            self.closing = True
+            return
+        with nogil:
+            PyThread_acquire_lock(self.receiving.lock, 1)
+            PyThread_acquire_lock(self.sending.lock, 1)
+        PyThread_release_lock(self.sending.lock)
+        PyThread_release_lock(self.receiving.lock)
+        self.finish_close()
+
+    cdef int finish_close(self) except -1:
+        """Close the socket when the last call of this thread has left it."""
+        me = PyThread_get_thread_ident()
+        if self.receiving.owner == me or self.sending.owner == me:
+            return 0
+        self.closing = False
+        try:
+            if self.kind == SOCKET and self.closing_linger > 0:
+                self.end_gently()
+        finally:
+            self.drop_tail()
+            self.drop_buffer()
+            self.drop_partial()
+            self.release_wake()
+            sock, self.sock = self.sock, _closed
+            sock.close()
+        return 0
+
+    cdef int end_gently(self) except -1:
+        """Let the last bytes arrive: see `Connection.close`."""
+        cdef double end = sock_now() + self.closing_linger
+        cdef double nap = 0.001
+        cdef double left
+        cdef int ready = 0
+        while not self.send_error and self.tail_end > self.tail_start:
+            if self.flush_for(end) <= 0:
+                return 0
+        self.discard()
+        if self.send_error or self.out_file is not None or sock_queued(self.writer) == 0:
+            # Only where nothing is queued can the peer lose nothing.
+            sock_shutdown_write(self.writer)
+            return 0
+        if sock_shutdown_write(self.writer) < 0:
+            return 0
+        while True:
+            left = end - sock_now()
+            if self.discard() or left <= 0 or 0 <= sock_queued(self.writer) <= 1:
+                return 0
+            with nogil:
+                ready = sock_poll(
+                    self.reader, self.writer, SOCK_READ, SOCK_BAD, min(left, nap))
+            nap = min(2 * nap, 0.05)
+            PyErr_CheckSignals()
+
+    cdef int flush_for(self, double end) except -1:
+        """Send some of the tail before *end*; return 1, or 0 when there is no point."""
+        cdef double left
+        cdef int ready
+        try:
+            if self.try_flush():
+                return 1
+        except OSError:
+            return 0
+        left = end - sock_now()
+        if left <= 0:
+            return 0
+        with nogil:
+            ready = sock_poll(self.reader, self.writer, SOCK_WRITE, SOCK_BAD, left)
+        PyErr_CheckSignals()
+        return ready > 0 or sock_intr(ready)
+
+    cdef bint discard(self) noexcept:
+        """Throw away what has come; return whether the stream has ended.
+
+        A socket that is closed over unread input answers with a reset, which
+        destroys what is still on its way to the peer.
+        """
+        cdef sock_iov iov[1]
+        cdef char trash[SMALL]
+        cdef Py_ssize_t got
+        while True:
+            iov_set(&iov[0], trash, SMALL)
+            got = sock_recv(self.reader, iov, 1)
+            if got == 0 or (got < 0 and not sock_again(got) and not sock_intr(got)):
+                return True
+            if sock_again(got):
+                return False

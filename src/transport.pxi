@@ -1,0 +1,405 @@
+# Bytes over one socket, two pipe ends or a foreign object: system calls that never block
+# with the GIL, waits with a deadline, turns between threads, and waking who sleeps.
+
+import socket as _socket
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromMemory
+# Cython's own cpython.pythread lacks the lock with a time limit.
+cdef extern from "pythread.h" nogil:
+    ctypedef void *PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    bint PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    PyLockStatus PyThread_acquire_lock_timed(
+        PyThread_type_lock lock, long long microseconds, int interruptible)
+    void PyThread_release_lock(PyThread_type_lock lock)
+    unsigned long PyThread_get_thread_ident()
+
+
+cdef enum Kind_of_end:
+    SOCKET
+    PIPE
+    FOREIGN
+
+
+cdef enum:
+    LONG_CALL = 128 * 1024    # a system call that may copy more lets other threads run
+    IOV_MOST = 64             # pieces in one system call
+
+
+# Counts forks: a stream from before the last one belongs to the parent.
+cdef unsigned int forks = 0
+
+
+def _after_fork_in_child():
+    global forks
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+cdef struct Turn:
+    # Who may send, who may receive: one thread at a time, the others wait.
+    PyThread_type_lock lock
+    unsigned long owner
+
+
+cdef double NO_LIMIT = -1.0
+cdef double NOT_BEGUN = 0.0
+cdef double WINDING_UP_TICK = 0.05
+
+
+cdef double seconds_or_none(value) except -2:
+    """Return a timeout as a double, NO_LIMIT for None."""
+    cdef double seconds
+    if value is None:
+        return NO_LIMIT
+    seconds = value
+    if not seconds >= 0:
+        raise ValueError(f"timeout is {value}, expected seconds of 0 or more, or None")
+    return seconds
+
+
+cdef class _Descriptors:
+    """Two pipe ends as one stream: read from one, write to the other."""
+
+    cdef readonly int reader
+    cdef readonly int writer
+
+    def __cinit__(self, reader, writer):
+        self.reader = reader if isinstance(reader, int) else reader.fileno()
+        self.writer = writer if isinstance(writer, int) else writer.fileno()
+
+    def fileno(self):
+        return self.reader
+
+    def close(self):
+        self.close_writer()
+        if self.reader >= 0:
+            reader, self.reader = self.reader, -1
+            os.close(reader)
+
+    def close_writer(self):
+        if self.writer >= 0:
+            writer, self.writer = self.writer, -1
+            if writer != self.reader:
+                os.close(writer)
+
+
+cdef bint is_plain(sock):
+    """Whether the socket's descriptor can be used behind its back."""
+    cls = type(sock)
+    return (
+        isinstance(sock, _socket.socket)
+        and cls.recv_into is _socket.socket.recv_into
+        and cls.send is _socket.socket.send
+    )
+
+
+cdef class _Transport:
+    """The bytes below a FrameStream; knows deadlines, not frames."""
+
+    cdef object sock
+    cdef object settle        # a foreign object's settimeout, or None
+    cdef Kind_of_end kind
+    cdef sock_t reader
+    cdef sock_t writer
+    cdef bint reader_nonblocking
+    cdef bint writer_nonblocking
+    cdef double limit         # seconds for each call, or NO_LIMIT
+    cdef double spinning
+    cdef sock_wake wake
+    cdef bint can_wake
+    cdef readonly bint closed
+    cdef bint winding_up      # nothing new is wanted: a receive between frames ends
+    cdef bint renewable       # a client that connects again by itself
+    cdef int receive_error    # a failed direction stays failed: negative system errors
+    cdef int send_error
+    cdef unsigned int born    # how many forks there had been
+    cdef long long calls_in, waits_in, calls_out, waits_out, bytes_in, bytes_out
+
+    cdef int attach(self, sock, double limit, double spin) except -1:
+        """Take up *sock*: a socket, _Descriptors, a descriptor or a foreign object."""
+        self.limit = limit
+        self.spinning = spin
+        self.born = forks
+        self.reader = self.writer = SOCK_BAD
+        self.kind = SOCKET
+        if isinstance(sock, _Descriptors):
+            self.use_descriptors(sock.reader, sock.writer)
+        elif isinstance(sock, int):
+            self.use_descriptors(sock, sock)
+        elif is_plain(sock):
+            self.reader = self.writer = sock.fileno()
+            if self.reader == SOCK_BAD:
+                raise ValueError("the socket is closed")
+            if sock_prepare(self.reader) < 0:
+                raise OSError("the socket cannot be made non-blocking")
+        elif hasattr(sock, "recv_into") and hasattr(sock, "send"):
+            self.kind = FOREIGN
+            self.settle = getattr(sock, "settimeout", None)
+            if self.settle is None and limit != NO_LIMIT:
+                raise ValueError(
+                    f"{type(sock).__name__} has no settimeout(): timeout must be None")
+        else:
+            raise TypeError(
+                f"expected a socket, or an object with recv_into() and send(), "
+                f"not {type(sock).__name__}"
+            )
+        self.sock = sock
+        return 0
+
+    cdef int use_descriptors(self, sock_t reader, sock_t writer) except -1:
+        self.reader = reader
+        self.writer = writer
+        if not (sock_is_socket(reader) and sock_is_socket(writer)):
+            self.kind = PIPE
+            self.reader_nonblocking = sock_is_nonblocking(reader)
+            self.writer_nonblocking = sock_is_nonblocking(writer)
+        return 0
+
+    def __dealloc__(self):
+        self.release_wake()
+
+    cdef void release_wake(self) noexcept:
+        if self.can_wake:
+            self.can_wake = False
+            wake_close(&self.wake)
+
+    # ------------------------------------------------------------ turns
+
+    cdef int enter(self, Turn *turn, double *until) except -1:
+        """Take a turn, waiting for it under the call's own deadline."""
+        if self.renewable and self.is_lost():
+            self.reconnect(until)
+        if self.closed:
+            raise ConnectionClosed("the connection is closed")
+        if self.born != forks:
+            raise RuntimeError(
+                "this connection was made before the fork and belongs to the parent process: "
+                "hand it over with detach() before forking"
+            )
+        if not PyThread_acquire_lock(turn.lock, 0):
+            self.queue_up(turn, until)
+        turn.owner = PyThread_get_thread_ident()
+        return 0
+
+    cdef bint is_lost(self) noexcept:
+        """Whether nothing can come of this connection any more."""
+        return self.receive_error or self.send_error
+
+    cdef int reconnect(self, double *until) except -1:
+        """Let a client that connects itself do so again: see Client."""
+        raise NotImplementedError
+
+    cdef int queue_up(self, Turn *turn, double *until) except -1:
+        cdef PyLockStatus status
+        cdef double left
+        cdef long long microseconds
+        if turn.owner == PyThread_get_thread_ident():
+            raise RuntimeError("this thread is in the middle of such a call on this connection")
+        while True:
+            left = self.remaining(until)
+            if left == 0:
+                raise BlockingIOError(errno.EAGAIN, "another thread is using the connection")
+            microseconds = -1
+            if left > 0:
+                microseconds = <long long>(min(left, 1e6) * 1e6)
+            with nogil:
+                status = PyThread_acquire_lock_timed(turn.lock, microseconds, 1)
+            if status == PY_LOCK_ACQUIRED:
+                if self.closed:
+                    PyThread_release_lock(turn.lock)
+                    raise ConnectionClosed("the connection is closed")
+                return 0
+            if status == PY_LOCK_INTR:
+                PyErr_CheckSignals()
+
+    cdef void leave(self, Turn *turn) noexcept:
+        turn.owner = 0
+        PyThread_release_lock(turn.lock)
+
+    # ------------------------------------------------------------ deadlines and waiting
+
+    cdef double remaining(self, double *until) except -2:
+        """Seconds left for the call, NO_LIMIT, or 0 where it must not wait at all.
+
+        The clock is read at a call's first wait, so a call that need not wait
+        never reads it.
+        """
+        cdef double left
+        if self.limit <= 0:
+            return self.limit
+        if until[0] == NOT_BEGUN:
+            until[0] = sock_now() + self.limit
+            return self.limit
+        left = until[0] - sock_now()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+    cdef bint at_rest(self) noexcept:
+        """Whether nothing of a next frame has come yet."""
+        return True
+
+    cdef int check_end(self, int want) except -1:
+        """Raise where there is nothing to wait for any more."""
+        if self.closed:
+            raise ConnectionClosed("the connection was closed in another thread")
+        if self.winding_up and want == SOCK_READ and self.at_rest():
+            raise ConnectionClosed("the server is stopping")
+        return 0
+
+    cdef int wait(self, int want, double *until) except -1:
+        """Sleep until one of *want* can be done; return which.
+
+        A connection that is closed by another thread wakes the sleeper.
+        """
+        cdef double left
+        cdef int ready
+        cdef sock_t wake
+        while True:
+            left = self.remaining(until)
+            if left == 0:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            if not self.can_wake:
+                ready = wake_open(&self.wake)
+                if ready < 0:
+                    sock_raise(ready)
+                self.can_wake = True
+            self.check_end(want)
+            wake = wake_fd(&self.wake)
+            if self.winding_up:
+                # The descriptor has been used up for saying so: look at `closed` instead.
+                wake = SOCK_BAD
+                left = WINDING_UP_TICK if left < 0 else min(left, WINDING_UP_TICK)
+            with nogil:
+                ready = sock_poll(self.reader, self.writer, want, wake, left)
+            if ready > 0 and not ready & SOCK_WOKEN and not self.closed:
+                return ready
+            if ready < 0 and not sock_intr(ready):
+                sock_raise(ready)
+            PyErr_CheckSignals()
+
+    # ------------------------------------------------------------ bytes
+
+    cdef Py_ssize_t try_receive(self, sock_iov *iov, int n, double *until) except? -1:
+        """One receive that does not wait; return the count or the negative error."""
+        cdef Py_ssize_t got, size = iov_len(&iov[0])
+        self.calls_in += 1
+        if self.kind == SOCKET:
+            if size < LONG_CALL:
+                got = sock_recv(self.reader, iov, n)
+            else:
+                with nogil:
+                    got = sock_recv(self.reader, iov, n)
+        elif self.kind == PIPE:
+            got = pipe_read(self.reader, iov_base(&iov[0]), size, self.reader_nonblocking)
+        else:
+            got = self.foreign_receive(iov_base(&iov[0]), size, until)
+        if got > 0:
+            self.bytes_in += got
+        return got
+
+    cdef int aim(self, sock_iov *iov) except -1:
+        """Set at most two pieces to where the next bytes go; return how many."""
+        raise NotImplementedError
+
+    cdef void rest(self) noexcept:
+        """Give back what a sleeping call need not hold."""
+
+    cdef Py_ssize_t receive(self, double *until) except -1:
+        """Receive at least a byte to where aim() says; 0 is the end of the stream."""
+        cdef sock_iov iov[2]
+        cdef Py_ssize_t got
+        cdef int n
+        if self.receive_error:
+            sock_raise(self.receive_error)
+        while True:
+            n = self.aim(iov)
+            got = self.try_receive(iov, n, until)
+            if sock_again(got) and self.spinning > 0 and self.limit != 0:
+                got = self.spin(iov, n)
+            if got >= 0:
+                return got
+            if sock_again(got):
+                self.rest()
+                self.waits_in += 1
+                self.wait(SOCK_READ, until)
+            elif sock_intr(got):
+                PyErr_CheckSignals()
+            else:
+                self.receive_error = <int>got
+                sock_raise(got)
+
+    cdef Py_ssize_t spin(self, sock_iov *iov, int n) noexcept:
+        """Keep trying for a while, without the GIL, before the call sleeps."""
+        cdef Py_ssize_t got
+        cdef double end
+        cdef long long tries = 0
+        if self.kind != SOCKET:
+            return -errno.EAGAIN
+        with nogil:
+            end = sock_now() + self.spinning
+            while True:
+                got = sock_recv(self.reader, iov, n)
+                tries += 1
+                if not sock_again(got) or self.closed or sock_now() >= end:
+                    break
+                sock_relax()
+        self.calls_in += tries
+        if got > 0:
+            self.bytes_in += got
+        return got
+
+    cdef Py_ssize_t try_send(self, sock_iov *iov, int n, double *until) except? -1:
+        """One send that does not wait; return the count or the negative error."""
+        cdef Py_ssize_t sent = 0, size = 0
+        cdef int i
+        self.calls_out += 1
+        if self.kind == SOCKET:
+            n = min(n, IOV_MOST)
+            for i in range(n):
+                size += iov_len(&iov[i])
+            if size < LONG_CALL:
+                sent = sock_send(self.writer, iov, n)
+            else:
+                with nogil:
+                    sent = sock_send(self.writer, iov, n)
+        elif self.kind == PIPE:
+            sent = pipe_write(
+                self.writer, iov_base(&iov[0]), iov_len(&iov[0]), self.writer_nonblocking)
+        else:
+            sent = self.foreign_send(iov_base(&iov[0]), iov_len(&iov[0]), until)
+        if sent > 0:
+            self.bytes_out += sent
+        return sent
+
+    cdef Py_ssize_t foreign_receive(self, char *p, Py_ssize_t n, double *until) except? -1:
+        self.set_foreign_limit(until)
+        view = PyMemoryView_FromMemory(p, n, PyBUF_WRITE)
+        try:
+            return self.sock.recv_into(view)
+        finally:
+            view.release()
+
+    cdef Py_ssize_t foreign_send(self, char *p, Py_ssize_t n, double *until) except? -1:
+        self.set_foreign_limit(until)
+        view = PyMemoryView_FromMemory(p, n, PyBUF_READ)
+        try:
+            return self.sock.send(view)
+        finally:
+            view.release()
+
+    cdef int set_foreign_limit(self, double *until) except -1:
+        cdef double left
+        if self.settle is not None:
+            left = self.remaining(until)
+            self.settle(None if left < 0 else left)
+        return 0
