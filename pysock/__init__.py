@@ -1,10 +1,7 @@
 """Whole messages over sockets, for blocking Python code, at the speed of C.
 
-    with pysock.Server("tcp://127.0.0.1:8000", bytes.upper) as server:
-        server.serve_forever()
-
-    with pysock.Client("tcp://127.0.0.1:8000") as client:
-        print(client.request(b"hello"))
+A server is `pysock.Server("tcp://127.0.0.1:8000", bytes.upper)`, a client
+`pysock.Client("tcp://127.0.0.1:8000").request(b"hello")`.
 """
 
 from . import errors, formats, framing

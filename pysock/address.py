@@ -128,7 +128,7 @@ def connect(address: AddressLike, timeout: float | None = None) -> socket.socket
         OSError: nothing could be connected.  The message tells every address and why;
             the class is that of the most telling failure; where several failed,
             the cause is an ExceptionGroup of them all.
-        TimeoutError: *timeout* seconds have passed.
+        TimeoutError: *timeout* seconds have passed; at once if it is 0 or less.
         ValueError: *address* is malformed, or cannot be connected to.
     """
     target = _for_streams(parse(address), "connect to")
@@ -142,7 +142,7 @@ def connect(address: AddressLike, timeout: float | None = None) -> socket.socket
         if not target.port:
             raise _refused(target, "port 0 is for listening", "name the server's port")
     if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout is {timeout!r}, expected seconds above 0, or None")
+        raise TimeoutError(f"cannot connect to {target}: no time was left for it")
     deadline = None if timeout is None else time.monotonic() + timeout
     candidates = _resolve(target, "connect to")
     failures: list[tuple[Any, OSError]] = []
@@ -356,7 +356,7 @@ def _connect_one(family: int, sockaddr: Any, limit: float | None) -> socket.sock
                 if exc.errno is None:  # ours, not the system's
                     raise TimeoutError(f"no answer in {limit:.3g} s") from None
                 raise
-            if sock.getsockname() == sock.getpeername():
+            if sock.getsockname() == sockaddr:
                 # The system chose the very port we connect to as our own; nobody listens.
                 raise OSError(errno.ECONNREFUSED, "connected to itself, nobody listens there")
             sock.setblocking(False)

@@ -7,7 +7,7 @@ turns bytes, however they were cut, into messages and does no I/O.  A
 
 from collections.abc import Callable, Iterable
 from socket import socket
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, final
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, final, overload
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 from typing_extensions import disjoint_base
@@ -38,6 +38,12 @@ class _Foreign(Protocol):
     def recv_into(self, buffer: Any, /) -> int: ...
     def send(self, data: Any, /) -> int: ...
     def close(self) -> None: ...
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+class _Writer(Protocol):
+    def write(self, data: Any, /) -> int | None: ...
 
 @disjoint_base
 class Format:
@@ -87,7 +93,7 @@ class Format:
     def decoder(self) -> Decoder:
         """Return a new decoder for this format."""
     def __hash__(self) -> int: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
 
 @final
 class LengthField(Format):
@@ -123,6 +129,24 @@ class LengthField(Format):
         ValueError: an argument that is out of range or contradicts another.
     """
 
+    @property
+    def width(self) -> int: ...
+    @property
+    def byteorder(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def counts(self) -> str: ...
+    @property
+    def header(self) -> int: ...
+    @property
+    def magic(self) -> bytes: ...
+    @property
+    def trailer(self) -> bytes: ...
+    @property
+    def minimum(self) -> int: ...
+    @property
+    def strip(self) -> int: ...
     def __init__(
         self,
         width: int = 4,
@@ -159,6 +183,12 @@ class Varint(Format):
     Source: protobuf's "writeDelimitedTo"; MQTT 5.0 section 1.5.5 with offset=1.
     """
 
+    @property
+    def offset(self) -> int: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def strip(self) -> int | None: ...
     def __init__(
         self,
         *,
@@ -186,6 +216,8 @@ class Decimal(Format):
         max_frame: longest payload in bytes, as in `LengthField`.
     """
 
+    @property
+    def terminator(self) -> bytes: ...
     def __init__(self, terminator: bytes, *, max_frame: int | None = ...) -> None: ...
 
 @final
@@ -209,6 +241,10 @@ class Delimiter(Format):
         max_frame: longest payload in bytes, without the delimiter; default 64 MiB.
     """
 
+    @property
+    def delimiter(self) -> bytes: ...
+    @property
+    def keep(self) -> bool: ...
     def __init__(
         self, delimiter: bytes = b"\n", *, keep: bool = False, max_frame: int | None = ...
     ) -> None: ...
@@ -217,6 +253,8 @@ class Delimiter(Format):
 class Fixed(Format):
     """Every frame is *size* bytes long, 1 or more."""
 
+    @property
+    def size(self) -> int: ...
     def __init__(self, size: int, *, max_frame: int | None = ...) -> None: ...
 
 @final
@@ -230,8 +268,8 @@ class Raw(Format):
     """No framing: a message is what one receive returned; it is never empty.
 
     Args:
-        max_frame: most bytes that one `send` takes; a receive returns at most
-            64 KiB.
+        max_frame: the longest message, in either direction; more that has arrived is
+            handed out as several, of at most 64 KiB each.
     """
 
     def __init__(self, *, max_frame: int | None = ...) -> None: ...
@@ -278,7 +316,6 @@ class Stats(NamedTuple):
     calls_out: int
     waits_out: int
 
-@disjoint_base
 class FrameStream:
     """Whole messages over one connected stream, for blocking code.
 
@@ -289,8 +326,8 @@ class FrameStream:
         sock: a connected socket, which the stream owns from now on; or any
             object with a socket's `recv_into`, `send` and `close`.
         framing: the format of the frames.
-        timeout: seconds for each call; None for no limit.
-        spin: seconds to keep trying, without the GIL, before a call sleeps.
+        timeout: seconds for each call; None for no limit; 0: never wait.
+        spin: seconds to keep trying, without the GIL, before a receive sleeps.
     """
 
     def __init__(
@@ -301,40 +338,177 @@ class FrameStream:
         timeout: float | None = None,
         spin: float = 0.0,
     ) -> None: ...
-    framing: Format
-    timeout: float | None
-    spin: float
+    @classmethod
+    def from_fds(
+        cls, reader: int | _HasFileno, writer: int | _HasFileno, *args: Any, **kwargs: Any
+    ) -> Self:
+        """Return a stream over two pipe ends, which it owns from now on.
+
+        Args:
+            reader: descriptor, or file, to read from.
+            writer: descriptor, or file, to write to.
+            args: as for the class, from *framing* on.
+        """
+    @property
+    def framing(self) -> Format:
+        """The format of the frames; a new one holds from the next frame on."""
+    @framing.setter
+    def framing(self, value: Format) -> None: ...
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for each call, None for no limit; 0: never wait."""
+    @timeout.setter
+    def timeout(self, value: float | None) -> None: ...
+    def settimeout(self, timeout: float | None) -> None:
+        """Set `timeout`."""
+    def gettimeout(self) -> float | None:
+        """Return `timeout`."""
+    def setblocking(self, flag: bool) -> None:
+        """As `settimeout(None)` or `settimeout(0)`."""
+    @property
+    def spin(self) -> float:
+        """Seconds to keep trying, without the GIL, before a receive sleeps."""
+    @spin.setter
+    def spin(self, value: float) -> None: ...
     @property
     def closed(self) -> bool: ...
     @property
-    def pending(self) -> int: ...
+    def pending(self) -> int:
+        """Bytes that have been received and not handed over; no selector can see them."""
     @property
-    def unsent(self) -> int: ...
+    def unsent(self) -> int:
+        """Bytes of accepted messages that have not left yet."""
     @property
-    def stats(self) -> Stats: ...
-    def send(self, message: ReadableBuffer, *more: ReadableBuffer) -> None: ...
-    def send_many(self, messages: Iterable[ReadableBuffer]) -> int: ...
-    def flush(self) -> None: ...
-    def recv(self) -> bytes: ...
-    def recv_many(self, limit: int | None = None) -> list[bytes]: ...
-    def recv_into(self, buffer: WriteableBuffer) -> int: ...
+    def stats(self) -> Stats:
+        """What the stream has done so far: messages, bytes, system calls, waits."""
+    @property
+    def socket(self) -> Any:
+        """The socket, or what else the stream was made from; it stays the stream's."""
+    def fileno(self) -> int:
+        """Return the descriptor that is read from, -1 once closed."""
+    def recv(self) -> bytes:
+        """Return the next message.
+
+        Raises:
+            ConnectionClosed: the stream ended between frames, or was closed here.
+            IncompleteFrame: it ended inside one.
+            TimeoutError: the deadline passed; what had come is kept for the next call.
+            FramingError: the peer's bytes do not follow the format.
+        """
     def __iter__(self) -> Self: ...
     def __next__(self) -> bytes: ...
-    def request(self, message: ReadableBuffer) -> bytes: ...
-    def request_many(self, messages: Iterable[ReadableBuffer]) -> list[bytes]: ...
+    def recv_many(self, limit: int | None = None) -> list[bytes]:
+        """Wait for one message; return it and all others that have arrived.
+
+        Args:
+            limit: the most to return, None for no limit.
+
+        Raises: as `recv`.
+        """
+    def recv_into(self, buffer: WriteableBuffer) -> int:
+        """Receive the next message into *buffer*; return its size.
+
+        Raises: as `recv`; BufferError: *buffer* is too small, and the message
+            is still there for the next call.
+        """
+    def recvfile(
+        self, file: _Writer, progress: Callable[[int, int], object] | None = None
+    ) -> int:
+        """Write the next message to *file*, in constant memory; return its size.
+
+        Args:
+            file: an object with `write`.
+            progress: called with (bytes so far, bytes in all).
+
+        Raises: as `recv`.  After a timeout, or an error of the file, the rest
+            of the frame goes only to the same file: call it again.
+        """
+    def send(self, message: ReadableBuffer, *more: ReadableBuffer) -> None:
+        """Send one message; several buffers are gathered into one, without joining them.
+
+        Raises:
+            FrameTooLarge, FramingError: the format cannot carry it; nothing was sent.
+            TimeoutError: the deadline passed.  Its `accepted` is True when the
+                message was taken, and the rest of it goes before anything else
+                (see `flush`), False when nothing of it was.
+            OSError: the connection failed.
+        """
+    def send_many(self, messages: Iterable[ReadableBuffer]) -> int:
+        """Send many messages in few system calls; return how many.
+
+        Raises: as `send`; `accepted` counts the messages taken.  Those before a
+            message that is refused are sent.
+        """
+    def flush(self) -> None:
+        """Send what accepted messages have left unsent.
+
+        Raises:
+            TimeoutError: the deadline passed; the rest is still there.
+        """
     def sendfile(
         self,
         file: BinaryIO,
         offset: int = 0,
         count: int | None = None,
         progress: Callable[[int, int], object] | None = None,
+    ) -> int:
+        """Send one message out of *file*, in constant memory; return its size.
+
+        Args:
+            file: a binary file, open for reading; its position may change.
+            offset: first byte.
+            count: bytes; None: up to the end of the file.
+            progress: called with (bytes so far, bytes in all).
+
+        Raises: as `send`.  After a timeout only the same call with the same file
+            goes on with the frame; anything else raises FramingError.
+        """
+    def request(self, message: ReadableBuffer) -> bytes:
+        """Send one message and return the next that comes, with no other call between.
+
+        Replies that earlier requests gave up waiting for are received first and
+        dropped, under this call's deadline.
+
+        Raises: as `send` and `recv`.
+        """
+    def request_many(self, messages: Iterable[ReadableBuffer]) -> list[bytes]:
+        """Send many messages and return as many replies, receiving while it sends.
+
+        Raises: as `request`; a TimeoutError's `accepted` counts the messages
+            taken, its `replies` holds those that had come.
+        """
+    def shutdown(self, how: int) -> None:
+        """Send what is unsent, then shut down one or both directions, as a socket does.
+
+        Args:
+            how: `socket.SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
+        """
+    @overload
+    def detach(self, *, leftover: Literal[False] = False) -> Any: ...
+    @overload
+    def detach(self, *, leftover: Literal[True]) -> tuple[Any, bytes]:
+        """Give the socket up and return it; the stream is closed.
+
+        Args:
+            leftover: return (socket, bytes received and not used) instead.
+
+        Raises:
+            RuntimeError: there are unsent bytes, or pending ones and *leftover*
+                is False.
+        """
+    # For pysock's own modules.
+    def _ready(self) -> bool | None: ...
+    def _answer(
+        self, handler: Callable[..., object], passed: FrameStream | None, most: int
     ) -> int: ...
-    def recvfile(
-        self, file: BinaryIO, progress: Callable[[int, int], object] | None = None
-    ) -> int: ...
-    def settimeout(self, timeout: float | None) -> None: ...
-    def gettimeout(self) -> float | None: ...
-    def fileno(self) -> int: ...
+    @property
+    def _in_handler(self) -> bool: ...
+    def _wind_up(self) -> None: ...
+    def _fade(self) -> int: ...
+    def _close(self, linger: float) -> None: ...
+    def _set_renewable(self) -> None: ...
+    def _is_lost(self) -> bool: ...
+    def _renew(self, sock: Any) -> None: ...
 
 def recv_exactly(sock: socket | _Foreign | int, n: int, timeout: float | None = ...) -> bytes:
     """Receive exactly *n* bytes, without reading ahead.

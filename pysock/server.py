@@ -11,6 +11,7 @@ A `Session` class gets the whole connection instead, and a thread of its own.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import selectors
@@ -295,10 +296,9 @@ class Server:
     # ---------------------------------------------------------------- the loop
 
     def _wake(self) -> None:
-        try:
+        # It may have been woken often enough, or be over.
+        with contextlib.suppress(OSError):
             self._waker.send(b"\0")
-        except (BlockingIOError, OSError):
-            pass  # it has been woken often enough, or is over
 
     def _loop(self) -> None:
         assert self._listener is not None

@@ -377,6 +377,8 @@ cdef str hint(Format framing, const unsigned char *p, Py_ssize_t n):
 
     cdef Layout *lay = &framing.layout
     cdef bytes header = p[:min(n, 32)]
+    if lay.kind == MULTIPROCESSING:
+        return explain(header, header[:4], "big", lay.limit)
     if lay.kind != LENGTH_FIELD:
         return explain(header)
     field = header[lay.offset:lay.offset + lay.width]
@@ -411,15 +413,20 @@ cdef int refuse_message(Format framing, int outcome, Py_ssize_t length) except -
     cdef Layout *lay = &framing.layout
     if outcome == TOO_LARGE:
         raise FrameTooLarge(length, lay.limit, RAISE_LIMIT)
-    reasons = {
-        BAD_MAGIC: f"the message must begin with {lay.magic[lay.strip:lay.magic_size]!r}",
-        BAD_TRAILER: f"the message must end with {lay.trailer[:lay.trailer_size]!r}",
-        BELOW_MINIMUM: f"the frame would be below the minimum length of {lay.minimum}",
-        TOO_SHORT: "the message is shorter than the header that this format keeps in it",
-        VARINT_TOO_LONG: "the message holds no varint where its length belongs",
-        WRONG_SIZE: f"every frame is {lay.limit} bytes long",
-        HOLDS_DELIMITER: f"the message holds the delimiter {lay.trailer[:lay.trailer_size]!r}",
-        NO_DELIMITER: f"the message must end with {lay.trailer[:lay.trailer_size]!r}",
-        EMPTY: "Raw() cannot carry an empty message",
-    }
-    raise FramingError(f"a message of {length} bytes cannot be sent: {reasons[outcome]}")
+    if outcome == TOO_SHORT:
+        why = "it is shorter than the header that this format keeps in the message"
+    elif outcome == BAD_MAGIC:
+        why = f"it must begin with {lay.magic[lay.strip:lay.magic_size]!r}"
+    elif outcome == BAD_TRAILER or outcome == NO_DELIMITER:
+        why = f"it must end with {lay.trailer[:lay.trailer_size]!r}"
+    elif outcome == HOLDS_DELIMITER:
+        why = f"it holds the delimiter {lay.trailer[:lay.trailer_size]!r}"
+    elif outcome == BELOW_MINIMUM:
+        why = f"its frame would be below the minimum length of {lay.minimum}"
+    elif outcome == VARINT_TOO_LONG:
+        why = "it has no varint where its length belongs"
+    elif outcome == WRONG_SIZE:
+        why = f"every frame is {lay.limit} bytes long"
+    else:
+        why = "Raw() has no empty messages"
+    raise FramingError(f"a message of {length} bytes cannot be sent: {why}")

@@ -17,7 +17,8 @@ The parts of this one module, each built on those before it:
     receive.pxi     the receiving half of a stream
     send.pxi        the sending half
     answer.pxi      a server's turn with a connection
-    stream.pxi      FrameStream
+    closing.pxi     how it ends
+    stream.pxi      FrameStream: the calls that a user makes
     primitives.pxi  recv_exactly and its kin
 """
 
@@ -108,5 +109,6 @@ include "transport.pxi"
 include "receive.pxi"
 include "send.pxi"
 include "answer.pxi"
+include "closing.pxi"
 include "stream.pxi"
 include "primitives.pxi"

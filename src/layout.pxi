@@ -159,7 +159,7 @@ cdef int read_varint(
         if lay.offset + i >= n:
             return MORE
         byte = p[lay.offset + i]
-        if i == 9 and byte > 1:
+        if i == 9 and byte != 0:  # 2**63 and more: no length, and too much for the sums
             return VARINT_TOO_LONG
         length |= <uint64_t>(byte & 0x7F) << (7 * i)
         if byte & 0x80 == 0:

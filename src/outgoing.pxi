@@ -11,6 +11,7 @@ cdef struct Outgoing:
     Py_ssize_t count
     Py_ssize_t length         # bytes of the message
     Py_ssize_t taken          # of these, at its front, that the header holds
+    Py_ssize_t payload        # what is neither header nor trailer
     Py_ssize_t total          # bytes of the frame
     int trailer_size          # trailer bytes to be added
     int head_size
@@ -44,7 +45,7 @@ cdef int open_message(Format framing, Outgoing *out, message, tuple more) except
             out.length += out.views[i + 1].len
         outcome = prepare_frame(&framing.layout, out)
         if outcome < 0:
-            refuse_message(framing, outcome, out.length)
+            refuse_message(framing, outcome, out.payload if outcome == TOO_LARGE else out.length)
     except BaseException:
         close_message(out)
         raise
@@ -91,17 +92,17 @@ cdef int prepare_frame(const Layout *lay, Outgoing *out) noexcept nogil:
 
 cdef int finish_frame(const Layout *lay, Outgoing *out, unsigned char *front) noexcept nogil:
     """As prepare_frame(), when *front* has been found to hold out.taken header bytes."""
-    cdef Py_ssize_t payload = out.length - out.taken
+    out.payload = out.length - out.taken
     out.trailer_size = lay.trailer_size
     if lay.keep:
-        payload -= lay.trailer_size
+        out.payload -= lay.trailer_size
         out.trailer_size = 0
-    if <uint64_t>payload > lay.limit and lay.kind != FIXED:
+    if <uint64_t>out.payload > lay.limit and lay.kind != FIXED:
         return TOO_LARGE
     if lay.keep and lay.kind != DELIMITER:
-        out.head_size = write_kept_header(lay, front, out.taken, payload, out.head)
+        out.head_size = write_kept_header(lay, front, out.taken, out.payload, out.head)
     else:
-        out.head_size = write_header(lay, payload, out.head)
+        out.head_size = write_header(lay, out.payload, out.head)
     out.total = out.head_size + out.length - out.taken + out.trailer_size
     return out.head_size
 
@@ -126,7 +127,7 @@ cdef int open_file_message(
     if outcome >= 0:
         outcome = finish_frame(lay, out, <unsigned char *>PyBytes_AS_STRING(first))
     if outcome < 0:
-        refuse_message(framing, <int>outcome, size)
+        refuse_message(framing, <int>outcome, out.payload if outcome == TOO_LARGE else size)
     return 0
 
 

@@ -1,0 +1,203 @@
+# How a stream ends: by close(), by a poller that closes it step by step, by a fork; and
+# how a client's stream goes on with another socket.
+
+
+cdef object _closed = _Descriptors(-1, -1)
+
+
+cdef class _Closer(_Responder):
+    """Lets the last bytes arrive, and leaves no thread with a closed descriptor."""
+
+    cdef bint faded           # the end of the stream has been sent
+    cdef bint closing         # close() was called inside a call of the same thread
+    cdef double closing_linger
+
+    cdef int leave_receiving(self) except -1:
+        self.leave(&self.receiving)
+        if self.closing:
+            self.finish_close()
+        return 0
+
+    cdef int leave_sending(self) except -1:
+        self.leave(&self.sending)
+        if self.closing:
+            self.finish_close()
+        return 0
+
+    def _wind_up(self):
+        """Let a receive that waits between frames end, here and in other threads."""
+        self.winding_up = True
+        if self.can_wake:
+            wake_poke(&self.wake)
+
+    def _fade(self):
+        """Take the next step of a close that a poller drives, without waiting.
+
+        Returns:
+            0 when it is over, else what to wait for: SOCK_READ or SOCK_WRITE.
+        """
+        cdef double until = NOT_BEGUN
+        self.enter(&self.sending, &until)
+        try:
+            if not self.try_flush():
+                return SOCK_WRITE
+            if self.kind != SOCKET or self.out_file is not None:
+                return 0
+            if not self.faded:
+                self.faded = True
+                if self.discard() or sock_shutdown_write(self.writer) < 0:
+                    return 0
+            if self.discard() or 0 <= sock_queued(self.writer) <= 1:
+                return 0
+            return SOCK_READ
+        finally:
+            self.leave_sending()
+
+    def _close(self, double linger):
+        """End the stream: see `Connection.close`."""
+        if self.closed:
+            return
+        self.closed = True
+        self.closing_linger = linger
+        if self.can_wake:
+            wake_poke(&self.wake)
+        if self.born != forks:
+            # The turns may have been taken by threads that exist only in the parent.
+            self.sock.close()
+            return
+        me = PyThread_get_thread_ident()
+        if self.receiving.owner == me or self.sending.owner == me:
+            # Inside a call of this very thread (a signal handler, a callback of
+            # sendfile): that call finishes the work on its way out.
+            self.closing = True
+            return
+        with nogil:
+            PyThread_acquire_lock(self.receiving.lock, 1)
+            PyThread_acquire_lock(self.sending.lock, 1)
+        PyThread_release_lock(self.sending.lock)
+        PyThread_release_lock(self.receiving.lock)
+        self.finish_close()
+
+    cdef int finish_close(self) except -1:
+        """Close the socket when the last call of this thread has left it."""
+        me = PyThread_get_thread_ident()
+        if self.receiving.owner == me or self.sending.owner == me:
+            return 0
+        self.closing = False
+        try:
+            if self.kind == SOCKET and self.closing_linger > 0:
+                self.end_gently()
+        finally:
+            self.drop_tail()
+            self.drop_buffer()
+            self.drop_partial()
+            self.release_wake()
+            sock, self.sock = self.sock, _closed
+            sock.close()
+        return 0
+
+    cdef int end_gently(self) except -1:
+        """Let the last bytes arrive: see `Connection.close`."""
+        cdef double end = sock_now() + self.closing_linger
+        cdef double nap = 0.001
+        cdef double left
+        cdef int ready = 0
+        while not self.send_error and self.tail_end > self.tail_start:
+            if self.flush_for(end) <= 0:
+                return 0
+        self.discard()
+        if self.send_error or self.out_file is not None or sock_queued(self.writer) == 0:
+            # Only where nothing is queued can the peer lose nothing.
+            sock_shutdown_write(self.writer)
+            return 0
+        if sock_shutdown_write(self.writer) < 0:
+            return 0
+        while True:
+            left = end - sock_now()
+            if self.discard() or left <= 0 or 0 <= sock_queued(self.writer) <= 1:
+                return 0
+            with nogil:
+                ready = sock_poll(
+                    self.reader, self.writer, SOCK_READ, SOCK_BAD, min(left, nap))
+            nap = min(2 * nap, 0.05)
+            PyErr_CheckSignals()
+
+    cdef int flush_for(self, double end) except -1:
+        """Send some of the tail before *end*; return 1, or 0 when there is no point."""
+        cdef double left
+        cdef int ready
+        try:
+            if self.try_flush():
+                return 1
+        except OSError:
+            return 0
+        left = end - sock_now()
+        if left <= 0:
+            return 0
+        with nogil:
+            ready = sock_poll(self.reader, self.writer, SOCK_WRITE, SOCK_BAD, left)
+        PyErr_CheckSignals()
+        return ready > 0 or sock_intr(ready)
+
+    cdef bint discard(self) noexcept:
+        """Throw away what has come; return whether the stream has ended.
+
+        A socket that is closed over unread input answers with a reset, which
+        destroys what is still on its way to the peer.
+        """
+        cdef sock_iov iov[1]
+        cdef char trash[SMALL]
+        cdef Py_ssize_t got
+        while True:
+            iov_set(&iov[0], trash, SMALL)
+            got = sock_recv(self.reader, iov, 1)
+            if got == 0 or (got < 0 and not sock_again(got) and not sock_intr(got)):
+                return True
+            if sock_again(got):
+                return False
+
+    # ------------------------------------------------------------ connecting again
+
+    cdef bint is_lost(self) noexcept:
+        return not self.closed and (
+            self.ended or self.receive_error or self.send_error or self.outcome < 0)
+
+    cdef int reconnect(self, double *until) except -1:
+        cdef double left
+        me = PyThread_get_thread_ident()
+        if self.receiving.owner == me or self.sending.owner == me:
+            return 0  # in the middle of a call, which will meet the error itself
+        left = self.remaining(until)
+        self._reconnect(None if left <= 0 else left)
+        return 0
+
+    def _set_renewable(self):
+        self.renewable = True
+
+    def _is_lost(self):
+        return self.is_lost()
+
+    def _renew(self, sock):
+        """Go on with *sock*, as a new connection; what the old one held is dropped."""
+        if self.can_wake:
+            wake_poke(&self.wake)
+        with nogil:
+            PyThread_acquire_lock(self.receiving.lock, 1)
+            PyThread_acquire_lock(self.sending.lock, 1)
+        try:
+            if self.closed:
+                raise ConnectionClosed("the connection is closed")
+            self.drop_tail()
+            self.drop_buffer()
+            self.drop_partial()
+            self.release_wake()
+            self.file = self.out_file = None
+            self.scanned = self.owed = self.outcome = 0
+            self.receive_error = self.send_error = 0
+            self.ended = False
+            old, self.sock = self.sock, _closed
+            old.close()
+            self.attach(sock, self.limit, self.spinning)
+        finally:
+            PyThread_release_lock(self.sending.lock)
+            PyThread_release_lock(self.receiving.lock)
