@@ -24,6 +24,7 @@ from .framing import (
     Decoder,
     Delimiter,
     Fixed,
+    Format,
     LengthField,
     MultiprocessingConnection,
     Netstring,
@@ -34,7 +35,8 @@ from .framing import (
     recv_frame,
     send_frame,
 )
-from .server import Server, Session
+from .server import Server
+from .session import Session
 
 __all__ = [
     "AuthenticationError",
@@ -47,6 +49,7 @@ __all__ = [
     "Delimiter",
     "Error",
     "Fixed",
+    "Format",
     "FrameTooLarge",
     "FramingError",
     "IncompleteFrame",

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from .address import AddressLike, connect, parse
-from .connection import Connection
+from .connection import Connection, check_options
 from .framing import Format, LengthField
 
 __all__ = ["Client"]
@@ -63,6 +63,11 @@ class Client(Connection):
         self.address = None if address is None else parse(address)
         if self.address is not None and self.address.scheme == "tls":
             raise ValueError(f"address '{self.address}': this version has no TLS; use tcp://")
+        check_options(framing, timeout, spin, linger, keepalive)
+        if connect_timeout is not None and not connect_timeout > 0:
+            raise ValueError(
+                f"connect_timeout is {connect_timeout}, expected seconds above 0, or None"
+            )
         self.connect_timeout = connect_timeout
         self._connecting = threading.Lock()
         self._again = reconnect

@@ -57,8 +57,7 @@ class Connection(FrameStream):
         linger: float = 5.0,
         keepalive: tuple[int, int, int] | None = None,
     ) -> None:
-        if not 0 <= linger < math.inf:
-            raise ValueError(f"linger is {linger}, expected seconds of 0 or more")
+        check_options(framing, timeout, spin, linger, keepalive)
         super().__init__(sock, framing, timeout=timeout, spin=spin)
         self.linger = linger
         self.keepalive = keepalive
@@ -122,8 +121,32 @@ class Connection(FrameStream):
             self._close(0.0)
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"fd={self.fileno()}"
-        return f"<{type(self).__name__} {state} framing={self.framing!r}>"
+        state = "closed" if self.closed else f"over {self.socket!r}"
+        return f"<{type(self).__name__} {state}, framing={self.framing!r}>"
+
+
+def check_options(
+    framing: object,
+    timeout: float | None,
+    spin: float,
+    linger: float,
+    keepalive: tuple[int, int, int] | None,
+) -> None:
+    """Refuse what a Connection could not be made with, before any I/O."""
+    if not isinstance(framing, Format):
+        raise TypeError(f"framing is a {type(framing).__name__}, expected a format")
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout is {timeout}, expected seconds of 0 or more, or None")
+    if not spin >= 0:
+        raise ValueError(f"spin is {spin}, expected seconds of 0 or more")
+    if not 0 <= linger < math.inf:
+        raise ValueError(f"linger is {linger}, expected seconds of 0 or more")
+    if keepalive is not None and (
+        len(keepalive) != 3 or not all(isinstance(n, int) and n > 0 for n in keepalive)
+    ):
+        raise ValueError(
+            f"keepalive is {keepalive!r}, expected (idle seconds, interval seconds, count)"
+        )
 
 
 def wait(

@@ -23,11 +23,12 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from .address import AddressLike, format_peer, identity, listen, parse, unlink_if_same
-from .connection import Connection
+from .connection import Connection, check_options
 from .errors import ConnectionClosed, FramingError, IncompleteFrame
 from .framing import Format, LengthField
+from .session import Session, hold
 
-__all__ = ["Server", "Session"]
+__all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,32 +37,9 @@ _IDLE, _BUSY, _BLOCKED = 0, 1, 2  # how a turn ended: see _answer() in answer.px
 _FAIR_SHARE = 256  # messages that one connection may have answered in a turn
 _FADING_TICK = 0.05  # how often a connection that is being closed is looked at
 _FIRST_REQUEST = 1.0  # what a client that has sent nothing yet gets when the server stops
-_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_ACCEPT_PAUSE = 0.1  # after running out of them
-
-
-class Session:
-    """A conversation with one client, in a thread of its own.
-
-    Override `handle`; `self.connection` is the client's `Connection`, closed at the end.
-    When the server stops, a receive that waits between messages raises ConnectionClosed,
-    so that `for message in self.connection` comes to its end.
-    """
-
-    def __init__(self, connection: Connection, client_address: Any, server: Server) -> None:
-        self.connection = connection
-        self.client_address = client_address
-        self.server = server
-
-    def setup(self) -> None:
-        """Called before `handle`."""
-
-    def handle(self) -> None:
-        """Hold the conversation."""
-        raise NotImplementedError(f"{type(self).__name__} must define handle()")
-
-    def finish(self) -> None:
-        """Called after `handle`, also when that raised; not when `setup` did."""
+_LISTENER_IS_OVER = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
+_ACCEPT_PAUSE = 0.1  # after any other failure: mostly descriptors or memory ran out
+_CUT = 1.0  # what a session's thread gets to notice that its connection was cut
 
 
 class _Served(Connection):
@@ -71,6 +49,12 @@ class _Served(Connection):
     watched: int = 0  # the events that the selector was asked for
     number: int = -1  # the descriptor, which a closed connection no longer tells
     ends_at: float | None = None  # a fading connection's last moment
+    on_close: Callable[[_Served], None] | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.on_close is not None:
+            self.on_close(self)
 
 
 class Server:
@@ -113,8 +97,7 @@ class Server:
     ) -> None:
         if not callable(handler):
             raise TypeError(f"handler is a {type(handler).__name__}, expected a function")
-        if not isinstance(framing, Format):
-            raise TypeError(f"framing is a {type(framing).__name__}, expected a format")
+        check_options(framing, timeout, spin, linger, keepalive)
         if max_connections is not None and max_connections < 1:
             raise ValueError(f"max_connections is {max_connections}, expected 1 or more")
         self.address = parse(address)
@@ -144,7 +127,7 @@ class Server:
         self._threads: set[threading.Thread] = set()
         self._unread: deque[_Served] = deque()  # with messages that were read ahead
         self._fading: set[_Served] = set()
-        self._finished: deque[_Served] = deque()  # from session threads
+        self._gone: deque[_Served] = deque()  # closed by a session or a handler
         self._wakee, self._waker = socket.socketpair()
         self._wakee.setblocking(False)
         self._waker.setblocking(False)
@@ -267,12 +250,13 @@ class Server:
     def server_close(self) -> None:
         """Close the listener, and remove the Unix path that it made."""
         if self._listener is not None:
+            if self._path_identity is not None:
+                # While the listener is open: its inode's number cannot be another's.
+                unlink_if_same(self.address.path, self._path_identity)
             self._listener.close()
             self._listener = None
             self._wakee.close()
             self._waker.close()
-            if self._path_identity is not None:
-                unlink_if_same(self.address.path, self._path_identity)
 
     def __enter__(self) -> Self:
         return self
@@ -338,8 +322,8 @@ class Server:
                 pass
         except BlockingIOError:
             pass
-        while self._finished:
-            self._served.discard(self._finished.popleft())
+        while self._gone:
+            self._forget(self._gone.popleft())
 
     def _watch_listener(self) -> None:
         """Accept only while there is room, and resources."""
@@ -365,7 +349,7 @@ class Server:
             except ConnectionAbortedError:
                 continue  # the client has gone already
             except OSError as exc:
-                if exc.errno not in _OUT_OF_RESOURCES:
+                if exc.errno in _LISTENER_IS_OVER:
                     raise
                 logger.warning("cannot accept for now: %s", exc)
                 self._accept_again = time.monotonic() + _ACCEPT_PAUSE
@@ -387,24 +371,31 @@ class Server:
         connection = _Served(sock, **self._options)
         connection.client_address = client_address
         connection.number = sock.fileno()
+        connection.on_close = self._notice
         return connection
+
+    def _notice(self, connection: _Served) -> None:
+        """Hear from any thread that a connection was closed there."""
+        self._gone.append(connection)
+        self._wake()
 
     def _watch(self, connection: _Served, events: int) -> None:
         if connection.watched == events:
             return
-        if connection.watched and events:
-            self._selector.modify(connection.number, events, connection)
-        elif events:
-            try:
-                self._selector.register(connection.number, events, connection)
-            except KeyError:
-                # A connection that its handler closed elsewhere had this number.
+        key = self._selector.get_map().get(connection.number)
+        if key is not None and (not events or key.data is not connection):
+            # A connection that was closed elsewhere may have left its number behind.
+            if key.data is connection or events:
                 self._selector.unregister(connection.number)
+            key = None
+        try:
+            if key is not None:
+                self._selector.modify(connection.number, events, connection)
+            elif events:
                 self._selector.register(connection.number, events, connection)
-        else:
-            key = self._selector.get_map().get(connection.number)
-            if key is not None and key.data is connection:
-                self._selector.unregister(connection.number)
+        except OSError:
+            if not connection.closed:
+                raise
         connection.watched = events
 
     def _turn(self, connection: _Served) -> None:
@@ -476,27 +467,28 @@ class Server:
         if not hasattr(self, "_drain_began"):
             self._drain_began = now
         for connection in list(self._served):
-            if connection.ends_at is not None:
-                continue
             if self._sessions:
                 connection._wind_up()
-                continue
-            stats = connection.stats
-            fresh = stats.messages_in == 0 and now < self._drain_began + _FIRST_REQUEST
-            under_way = connection.pending or connection.unsent
-            if not under_way and not fresh:
-                self._fade(connection)
+            elif connection.ends_at is None:
+                self._turn(connection)  # what has come already is answered
+                fresh = now < self._drain_began + _FIRST_REQUEST
+                fresh = fresh and connection.stats.messages_in == 0
+                if not (fresh or connection.closed or connection.pending or connection.unsent):
+                    self._fade(connection)
         return bool(self._served) and now < self._stop_at
 
     def _close_connections(self) -> None:
         for connection in list(self._served):
             connection._close(0.0)
+        cut_at = time.monotonic() + _CUT
         for thread in list(self._threads):
-            thread.join()
+            thread.join(max(0.0, cut_at - time.monotonic()))
+            if thread.is_alive():
+                logger.warning("%s does not end: left behind", thread.name)
         self._served.clear()
         self._fading.clear()
         self._unread.clear()
-        self._finished.clear()
+        self._gone.clear()
         self.__dict__.pop("_drain_began", None)
 
     # ---------------------------------------------------------------- sessions
@@ -506,6 +498,7 @@ class Server:
             target=self._run_session,
             args=(connection,),
             name=f"session {format_peer(connection.client_address)}",
+            daemon=True,  # one that does not end must not hold up the program's end
         )
         # Registered before it starts: a thread that ran first would outlive the server.
         self._threads.add(thread)
@@ -516,36 +509,14 @@ class Server:
             self._threads.discard(thread)
             self._forget(connection)
 
+    def _hold(self, connection: _Served) -> None:
+        self._errors += not hold(self.handler, connection, connection.client_address, self)
+
     def _run_session(self, connection: _Served) -> None:
         try:
             self._hold(connection)
         finally:
             self._threads.discard(threading.current_thread())
-            self._finished.append(connection)
-            self._wake()
-
-    def _hold(self, connection: _Served) -> None:
-        """Run a session to its end."""
-        try:
-            session = self.handler(connection, connection.client_address, self)
-            session.setup()
-            try:
-                session.handle()
-            finally:
-                session.finish()
-        except (ConnectionClosed, FramingError) as exc:
-            quiet = isinstance(exc, ConnectionClosed) and not isinstance(exc, IncompleteFrame)
-            logger.log(
-                logging.DEBUG if quiet else logging.WARNING,
-                "%s: %s",
-                format_peer(connection.client_address),
-                exc,
-            )
-        except Exception:
-            self._errors += 1
-            self.handle_error(connection, connection.client_address)
-        finally:
-            connection.close()
 
 
 def _wants_connection(handler: Callable[..., Any]) -> bool:

@@ -8,6 +8,9 @@ cdef enum:
     REPLIES = 64 * 1024       # gathered replies leave at this size
 
 
+cdef double REPLY_DELAY = 0.001  # behind a slow handler replies wait no longer than this
+
+
 cdef enum Turn_end:
     TURN_IDLE = 0             # wait until there is more to read
     TURN_BUSY = 1             # the fair share is used up: there may be more in hand
@@ -60,8 +63,7 @@ cdef class _Responder(_Sender):
             elif sock_again(got):
                 may_receive[0] = False
             else:
-                self.receive_error = <int>got
-                sock_raise(got)
+                self.fail_receive(got)
 
     cdef bint gather_reply(self, reply) except -1:
         """Append one reply; return whether the peer takes what was gathered."""
@@ -69,7 +71,7 @@ cdef class _Responder(_Sender):
         self.enter(&self.sending, &until)
         try:
             if self.send_error:
-                sock_raise(self.send_error)
+                self.fail_send(self.send_error)
             self.queue(reply)
             return self.tail_end - self.tail_start < REPLIES or self.try_flush()
         finally:
@@ -124,6 +126,8 @@ cdef class _Responder(_Sender):
         """
         cdef bint may_receive = True
         cdef double until = NOT_BEGUN
+        cdef double oldest = sock_now()
+        cdef double now
         cdef int end = TURN_BUSY
         self._in_handler = self.replying is not None
         try:
@@ -146,10 +150,16 @@ cdef class _Responder(_Sender):
                     return TURN_IDLE
                 if not self.accept_reply(reply):
                     return TURN_BLOCKED
+                now = sock_now()
+                if now - oldest > REPLY_DELAY:
+                    oldest = now
+                    if not self.let_go():
+                        return TURN_BLOCKED
+            self._in_handler = False
+            return end if self.let_go() else TURN_BLOCKED
         except BaseException:
             if self.closed or self.send_error:
                 self._in_handler = False
             else:
                 self.let_go()
             raise
-        return end if self.let_go() else TURN_BLOCKED

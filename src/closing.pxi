@@ -2,6 +2,7 @@
 # how a client's stream goes on with another socket.
 
 
+cdef Format _default = LengthField()
 cdef object _closed = _Descriptors(-1, -1)
 
 
@@ -11,6 +12,10 @@ cdef class _Closer(_Responder):
     cdef bint faded           # the end of the stream has been sent
     cdef bint closing         # close() was called inside a call of the same thread
     cdef double closing_linger
+
+    def __cinit__(self):
+        # So that a subclass that forgets super().__init__() meets an error, not a NULL.
+        self.format = _default
 
     cdef int leave_receiving(self) except -1:
         self.leave(&self.receiving)
@@ -58,13 +63,16 @@ cdef class _Closer(_Responder):
         if self.closed:
             return
         self.closed = True
+        if self.sock is None:
+            return
+        if self.born != forks:
+            # The turns may have been taken by threads that exist only in the parent, and
+            # the wake descriptor would wake those that sleep there.
+            self.sock.close()
+            return
         self.closing_linger = linger
         if self.can_wake:
             wake_poke(&self.wake)
-        if self.born != forks:
-            # The turns may have been taken by threads that exist only in the parent.
-            self.sock.close()
-            return
         me = PyThread_get_thread_ident()
         if self.receiving.owner == me or self.sending.owner == me:
             # Inside a call of this very thread (a signal handler, a callback of
@@ -85,7 +93,7 @@ cdef class _Closer(_Responder):
             return 0
         self.closing = False
         try:
-            if self.kind == SOCKET and self.closing_linger > 0:
+            if self.closing_linger > 0:
                 self.end_gently()
         finally:
             self.drop_tail()
@@ -102,9 +110,13 @@ cdef class _Closer(_Responder):
         cdef double nap = 0.001
         cdef double left
         cdef int ready = 0
+        if self.kind == FOREIGN:
+            return self.flush_foreign()
         while not self.send_error and self.tail_end > self.tail_start:
             if self.flush_for(end) <= 0:
                 return 0
+        if self.kind != SOCKET:
+            return 0
         self.discard()
         if self.send_error or self.out_file is not None or sock_queued(self.writer) == 0:
             # Only where nothing is queued can the peer lose nothing.
@@ -121,6 +133,15 @@ cdef class _Closer(_Responder):
                     self.reader, self.writer, SOCK_READ, SOCK_BAD, min(left, nap))
             nap = min(2 * nap, 0.05)
             PyErr_CheckSignals()
+
+    cdef int flush_foreign(self) except -1:
+        cdef double until = NOT_BEGUN
+        if self.tail_end > self.tail_start:
+            if self.settle is not None:
+                self.limit = self.closing_linger
+            with contextlib.suppress(OSError):
+                self.flush_tail(&until)
+        return 0
 
     cdef int flush_for(self, double end) except -1:
         """Send some of the tail before *end*; return 1, or 0 when there is no point."""
@@ -159,8 +180,7 @@ cdef class _Closer(_Responder):
     # ------------------------------------------------------------ connecting again
 
     cdef bint is_lost(self) noexcept:
-        return not self.closed and (
-            self.ended or self.receive_error or self.send_error or self.outcome < 0)
+        return self.lost and not self.closed
 
     cdef int reconnect(self, double *until) except -1:
         cdef double left
@@ -192,9 +212,9 @@ cdef class _Closer(_Responder):
             self.drop_partial()
             self.release_wake()
             self.file = self.out_file = None
-            self.scanned = self.owed = self.outcome = 0
+            self.scanned = self.owed = 0
             self.receive_error = self.send_error = 0
-            self.ended = False
+            self.ended = self.lost = self.inside = False
             old, self.sock = self.sock, _closed
             old.close()
             self.attach(sock, self.limit, self.spinning)

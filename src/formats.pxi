@@ -52,7 +52,9 @@ cdef class Format:
             raise TypeError("Format is the base of the formats: take LengthField or another")
         memset(&self.layout, 0, sizeof(Layout))
 
-    cdef int set_up(self, Kind kind, dict options, dict defaults, max_frame, capacity) except -1:
+    cdef int set_up(
+        self, Kind kind, dict options, dict defaults, max_frame, capacity,
+    ) except -1:
         """Keep what was given; set the limit to *max_frame* or its default."""
         self.layout.kind = kind
         self.options = {k: v for k, v in options.items() if v != defaults[k]}
@@ -106,7 +108,10 @@ cdef class Format:
         return PyBytes_FromStringAndSize(<char *>out, n)
 
     def unpack_header(self, buffer):
-        """Return (payload length, header length) of the frame *buffer* begins with, or None."""
+        """Return (payload length, header length) of the frame that *buffer* begins with.
+
+        None: more bytes are needed.
+        """
         cdef Py_buffer view
         cdef Head head
         cdef Py_ssize_t scanned = 0
@@ -128,7 +133,7 @@ cdef class Format:
         open_message(self, &out, message, ())
         try:
             frame = PyBytes_FromStringAndSize(NULL, out.total)
-            copy_frame(&self.layout, &out, PyBytes_AS_STRING(frame))
+            copy_frame(&out, PyBytes_AS_STRING(frame))
             return frame
         finally:
             close_message(&out)
@@ -175,11 +180,14 @@ cdef class LengthField(Format):
         self.width = in_range("width", width, 1, 8)
         self.offset = in_range("offset", offset, 0, HEADER_MAX - 8)
         after = self.offset + self.width
-        self.header = after if header is None else in_range("header", header, after, HEADER_MAX)
+        self.header = after
+        if header is not None:
+            self.header = in_range("header", header, after, HEADER_MAX)
         self.magic = mark("magic", magic, 0, min(MARK_MAX, self.offset))
         self.trailer = mark("trailer", trailer, 0, MARK_MAX)
         if byteorder not in ("big", "little", "native"):
-            raise ValueError(f"byteorder is {byteorder!r}, expected 'big', 'little' or 'native'")
+            raise ValueError(
+                f"byteorder is {byteorder!r}, expected 'big', 'little' or 'native'")
         self.byteorder = byteorder
         plain = self.offset == len(self.magic) and self.header == after
         if strip is None:
@@ -352,7 +360,8 @@ cdef class Raw(Format):
     def __cinit__(self, *, max_frame=...):
         self.set_up(RAW, {}, {}, max_frame, LARGEST)
         if self.layout.limit == 0:
-            raise ValueError("max_frame is 0, expected 1 or more: a raw message is never empty")
+            raise ValueError(
+                "max_frame is 0, expected 1 or more: a raw message is never empty")
 
 
 cdef str RAISE_LIMIT = "raise max_frame on both ends, or send it in parts"
@@ -395,7 +404,10 @@ cdef int refuse_header(
     if outcome == TOO_LARGE:
         raise FrameTooLarge(length, lay.limit, why)
     if outcome == BAD_MAGIC:
-        reason = f"a frame begins with {header[:lay.magic_size]!r}, expected {lay.magic[:lay.magic_size]!r}"
+        reason = (
+            f"a frame begins with {header[:lay.magic_size]!r}, "
+            f"expected {lay.magic[:lay.magic_size]!r}"
+        )
     elif outcome == BAD_TRAILER:
         raise InvalidHeader(
             p[:n], f"a frame ends with {p[:n]!r}, expected {lay.trailer[:lay.trailer_size]!r}")

@@ -22,7 +22,9 @@ The parts of this one module, each built on those before it:
     primitives.pxi  recv_exactly and its kin
 """
 
+import contextlib
 import errno
+import io
 import os
 import stat
 from operator import index as operator_index

@@ -88,7 +88,9 @@ cdef uint64_t read_length(const unsigned char *p, int width, bint little) noexce
     return value
 
 
-cdef void write_length(unsigned char *p, int width, bint little, uint64_t value) noexcept nogil:
+cdef void write_length(
+    unsigned char *p, int width, bint little, uint64_t value,
+) noexcept nogil:
     cdef int i
     for i in range(width):
         p[i if little else width - 1 - i] = value & 0xFF
@@ -217,7 +219,8 @@ cdef int read_escaped(
 
 
 cdef Py_ssize_t find(
-    const unsigned char *p, Py_ssize_t n, const unsigned char *what, int size, Py_ssize_t start,
+    const unsigned char *p, Py_ssize_t n, const unsigned char *what, int size,
+    Py_ssize_t start,
 ) noexcept nogil:
     """The first offset, from *start*, at which *what* stands in the *n* bytes, or -1."""
     cdef const unsigned char *at

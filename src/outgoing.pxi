@@ -6,6 +6,7 @@ from cpython.object cimport PyObject
 
 
 cdef struct Outgoing:
+    const Layout *lay         # of the format it was opened with, which the caller holds
     Py_buffer *views          # the caller's buffers; &only where there is one
     Py_buffer only
     Py_ssize_t count
@@ -22,6 +23,7 @@ cdef int open_message(Format framing, Outgoing *out, message, tuple more) except
     """Hold the buffers of a message and prepare its frame; raise before any I/O."""
     cdef Py_ssize_t i, count = 1 + len(more)
     cdef int outcome
+    out.lay = &framing.layout
     out.count = 0
     out.length = 0
     out.views = &out.only
@@ -43,9 +45,10 @@ cdef int open_message(Format framing, Outgoing *out, message, tuple more) except
             PyObject_GetBuffer(more[i], &out.views[i + 1], PyBUF_SIMPLE)
             out.count += 1
             out.length += out.views[i + 1].len
-        outcome = prepare_frame(&framing.layout, out)
+        outcome = prepare_frame(out)
         if outcome < 0:
-            refuse_message(framing, outcome, out.payload if outcome == TOO_LARGE else out.length)
+            refuse_message(
+                framing, outcome, out.payload if outcome == TOO_LARGE else out.length)
     except BaseException:
         close_message(out)
         raise
@@ -78,20 +81,21 @@ cdef void peek_message(
             offset -= out.views[i].len
 
 
-cdef int prepare_frame(const Layout *lay, Outgoing *out) noexcept nogil:
+cdef int prepare_frame(Outgoing *out) noexcept nogil:
     """Write the header of the frame into *out*; return its size or an Outcome."""
     cdef unsigned char front[HEADER_MAX]
     cdef int outcome
     out.taken = 0
-    if lay.keep or lay.kind == DELIMITER:
-        outcome = check_kept(lay, out, front)
+    if out.lay.keep or out.lay.kind == DELIMITER:
+        outcome = check_kept(out, front)
         if outcome < 0:
             return outcome
-    return finish_frame(lay, out, front)
+    return finish_frame(out, front)
 
 
-cdef int finish_frame(const Layout *lay, Outgoing *out, unsigned char *front) noexcept nogil:
+cdef int finish_frame(Outgoing *out, unsigned char *front) noexcept nogil:
     """As prepare_frame(), when *front* has been found to hold out.taken header bytes."""
+    cdef const Layout *lay = out.lay
     out.payload = out.length - out.taken
     out.trailer_size = lay.trailer_size
     if lay.keep:
@@ -113,6 +117,7 @@ cdef int open_file_message(
     """Prepare the frame of a file of *size* bytes that begins and ends with these."""
     cdef Layout *lay = &framing.layout
     cdef Py_ssize_t outcome
+    out.lay = lay
     out.count = 0
     out.views = &out.only
     out.length = size
@@ -125,14 +130,15 @@ cdef int open_file_message(
         ):
             outcome = BAD_TRAILER
     if outcome >= 0:
-        outcome = finish_frame(lay, out, <unsigned char *>PyBytes_AS_STRING(first))
+        outcome = finish_frame(out, <unsigned char *>PyBytes_AS_STRING(first))
     if outcome < 0:
         refuse_message(framing, <int>outcome, out.payload if outcome == TOO_LARGE else size)
     return 0
 
 
-cdef int check_kept(const Layout *lay, Outgoing *out, unsigned char *front) noexcept nogil:
+cdef int check_kept(Outgoing *out, unsigned char *front) noexcept nogil:
     """Check the header and trailer that a message must hold, or the delimiter it must not."""
+    cdef const Layout *lay = out.lay
     cdef unsigned char back[2 * MARK_MAX]
     cdef Py_ssize_t size = lay.trailer_size
     cdef Py_ssize_t part, kept
@@ -164,7 +170,7 @@ cdef int check_kept(const Layout *lay, Outgoing *out, unsigned char *front) noex
     return KNOWN
 
 
-cdef void copy_frame(const Layout *lay, const Outgoing *out, char *where) noexcept nogil:
+cdef void copy_frame(const Outgoing *out, char *where) noexcept nogil:
     """Write the whole frame, out.total bytes, to *where*."""
     cdef Py_ssize_t i, skip = out.taken
     memcpy(where, out.head, out.head_size)
@@ -176,10 +182,10 @@ cdef void copy_frame(const Layout *lay, const Outgoing *out, char *where) noexce
             skip = 0
         else:
             skip -= out.views[i].len
-    memcpy(where, lay.trailer, out.trailer_size)
+    memcpy(where, out.lay.trailer, out.trailer_size)
 
 
-cdef int frame_iov(const Layout *lay, const Outgoing *out, sock_iov *iov) noexcept nogil:
+cdef int frame_iov(const Outgoing *out, sock_iov *iov) noexcept nogil:
     """Describe the frame as at most count + 2 pieces; return how many."""
     cdef Py_ssize_t i, skip = out.taken
     cdef int n = 0
@@ -194,6 +200,6 @@ cdef int frame_iov(const Layout *lay, const Outgoing *out, sock_iov *iov) noexce
         else:
             skip -= out.views[i].len
     if out.trailer_size:
-        iov_set(&iov[n], <const char *>lay.trailer, out.trailer_size)
+        iov_set(&iov[n], <const char *>out.lay.trailer, out.trailer_size)
         n += 1
     return n

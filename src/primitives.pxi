@@ -48,14 +48,24 @@ cdef _OneFrame borrow(sock, Format framing, timeout):
     return port
 
 
+cdef int give_back(_Transport port, before) except -1:
+    """Set a foreign object's own timeout again."""
+    if port.settle is not None and hasattr(port.sock, "gettimeout"):
+        port.settle(before)
+    return 0
+
+
 cdef bytes receive_one(sock, Format framing, timeout):
     cdef double until = NOT_BEGUN
+    before = own_timeout(sock, ...)
     cdef _OneFrame port = borrow(sock, framing, timeout)
     try:
         return port.next(&until)
     except (TimeoutError, BlockingIOError) as error:
         error.partial = port.take_leftover()
         raise
+    finally:
+        give_back(port, before)
 
 
 def recv_exactly(sock, n, timeout=...):
@@ -85,12 +95,15 @@ def recv_exactly_into(sock, buffer, timeout=...):
     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
     try:
         if view.len:
+            before = own_timeout(sock, ...)
             port = borrow(sock, Fixed(view.len), timeout)
             try:
                 port.next_into(<char *>view.buf, view.len, &until)
             except (TimeoutError, BlockingIOError) as error:
                 error.partial = port.take_leftover()
                 raise
+            finally:
+                give_back(port, before)
     finally:
         PyBuffer_Release(&view)
 
@@ -114,6 +127,7 @@ def send_frame(sock, message, Format framing not None, timeout=...):
     cdef Outgoing out
     cdef double until = NOT_BEGUN
     cdef FrameStream port = FrameStream.__new__(FrameStream)
+    before = own_timeout(sock, ...)
     port.attach(sock, seconds_or_none(own_timeout(sock, timeout)), 0.0)
     port.format = framing
     open_message(framing, &out, message, ())
@@ -124,3 +138,4 @@ def send_frame(sock, message, Format framing not None, timeout=...):
         raise
     finally:
         close_message(&out)
+        give_back(port, before)

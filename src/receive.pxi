@@ -29,11 +29,13 @@ cdef class _Receiver(_Transport):
     cdef Py_ssize_t start
     cdef Py_ssize_t end
     cdef Py_ssize_t scanned
+    cdef bint inside          # a call has waited for the rest of the frame in the buffer
     cdef Head head            # of the frame that look() found
     cdef int outcome          # why look() said REFUSED
     # A large message while it is received: where it goes, how far it has come, and the
     # bytes object behind it, which is NULL while that is the caller's own buffer.
     cdef Format format_then
+    cdef bytes dropped        # the header that is not part of the message
     cdef char *into
     cdef Py_ssize_t into_room
     cdef Py_ssize_t got
@@ -78,6 +80,7 @@ cdef class _Receiver(_Transport):
     cdef void consume(self, Py_ssize_t n) noexcept:
         self.start += n
         self.scanned = 0
+        self.inside = False
         self.rest()
 
     cdef int make_room(self) except -1:
@@ -125,6 +128,7 @@ cdef class _Receiver(_Transport):
     cdef int fill(self, double *until) except -1:
         """Receive once, waiting for it if need be; raise at the end of the stream."""
         cdef Py_ssize_t got
+        self.inside = self.end > self.start
         if not self.ended:
             got = self.receive(until)
             self.ended = got == 0
@@ -146,6 +150,7 @@ cdef class _Receiver(_Transport):
         """Raise what the end of the stream means at this point."""
         cdef Py_ssize_t n = self.end - self.start
         cdef Py_ssize_t expected = 0
+        self.lost = True
         self.rest()
         if self.into != NULL:
             raise IncompleteFrame(self.head.skip + self.got + n, self.head.total)
@@ -180,6 +185,7 @@ cdef class _Receiver(_Transport):
         """Raise for a frame that look() has REFUSED; it stays, and so does the error."""
         cdef Py_ssize_t size = self.format.layout.trailer_size
         cdef const unsigned char *p = <const unsigned char *>self.buf + self.start
+        self.lost = True
         if self.outcome == BAD_TRAILER:
             refuse_header(self.format, BAD_TRAILER, p + self.head.total - size, size, 0)
         refuse_header(self.format, self.outcome, p, self.end - self.start, self.head.length)
@@ -222,6 +228,7 @@ cdef class _Receiver(_Transport):
             room = min(size, max(FIRST_ROOM, GROWTH * have))
             into = self.new_partial(room)
         self.format_then = self.format
+        self.dropped = self.buf[self.start:self.start + self.head.skip]
         self.into = into
         self.into_room = room
         self.got = have
@@ -385,14 +392,9 @@ cdef class _Receiver(_Transport):
 
     cdef bytes take_leftover(self):
         """All bytes received and not used, as they came."""
-        cdef unsigned char header[HEADER_MAX]
         cdef bytes rest = b""
-        cdef int n
         if self.into != NULL:
-            n = write_header(&self.format_then.layout, self.head.payload, header)
-            rest = header[:min(n, self.head.skip) if self.format_then.layout.kind ==
-                          LENGTH_FIELD else n if self.head.skip else 0]
-            rest += self.into[:self.got]
+            rest = self.dropped + self.into[:self.got]
             self.drop_partial()
         if self.end > self.start:
             rest += self.buf[self.start:self.end]

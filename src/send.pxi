@@ -20,11 +20,15 @@ cdef bytes read_part(file, offset, n):
 
 
 cdef int descriptor_of(file) except? -1:
-    """The descriptor of a regular file whose bytes are the system's own, or -1."""
-    try:
-        descriptor = file.fileno()
-    except (AttributeError, OSError):
+    """The descriptor of a file whose bytes are the system's own, or -1.
+
+    Others may have a fileno() too: that of what they decompress, say.
+    """
+    raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
+    if type(raw) is not io.FileIO:
         return -1
+    file.flush()
+    descriptor = raw.fileno()
     return descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else -1
 
 
@@ -112,8 +116,7 @@ cdef class _Sender(_Receiver):
             elif sock_intr(sent):
                 PyErr_CheckSignals()
             else:
-                self.send_error = <int>sent
-                sock_raise(sent)
+                self.fail_send(sent)
         return 0
 
     cdef int transmit(self, sock_iov *iov, int n, double *until) except -1:
@@ -147,12 +150,11 @@ cdef class _Sender(_Receiver):
         cdef sock_iov *iov = few
         cdef char small[SMALL]
         cdef Py_ssize_t sent
-        cdef Layout *lay = &self.format.layout
         self.messages_out += 1
         if out.total <= SMALL:
-            copy_frame(lay, out, small)
+            copy_frame(out, small)
             iov_set(&iov[1], small, out.total)
-            if self.tail_end == self.tail_start:
+            if self.tail_end == self.tail_start and self.kind != FOREIGN:
                 # Nearly always it goes at once, and there is nothing to clean up.
                 sent = self.try_send(&iov[1], 1, until)
                 if sent == out.total:
@@ -165,7 +167,7 @@ cdef class _Sender(_Receiver):
             if iov == NULL:
                 raise MemoryError
         try:
-            return self.transmit(iov, 1 + frame_iov(lay, out, iov + 1), until)
+            return self.transmit(iov, 1 + frame_iov(out, iov + 1), until)
         finally:
             if iov != few:
                 PyMem_Free(iov)
@@ -191,16 +193,15 @@ cdef class _Sender(_Receiver):
             elif sock_intr(sent):
                 PyErr_CheckSignals()
             else:
-                self.send_error = <int>sent
                 self.drop_tail()
-                sock_raise(sent)
+                self.fail_send(sent)
         self.drop_tail()
         return True
 
     cdef int begin_send(self, double *until) except -1:
         """Send what was accepted earlier, before anything else is."""
         if self.send_error:
-            sock_raise(self.send_error)
+            self.fail_send(self.send_error)
         if self.out_file is not None:
             raise FramingError(
                 "sendfile() stopped inside a frame: call it again with the same file")
@@ -212,7 +213,8 @@ cdef class _Sender(_Receiver):
     cdef int gather(self, message, Py_ssize_t *count, bint *inside, double *until) except -1:
         """Add a frame to the batch, which is the tail; send when it is full."""
         cdef Outgoing out
-        open_message(self.format, &out, message, ())
+        cdef Format framing = self.format
+        open_message(framing, &out, message, ())
         try:
             inside[0] = True
             if out.total > GATHERED:
@@ -229,14 +231,22 @@ cdef class _Sender(_Receiver):
         return 0
 
     cdef int append_frame(self, Outgoing *out) except -1:
-        copy_frame(&self.format.layout, out, self.extend_tail(out.total))
+        copy_frame(out, self.extend_tail(out.total))
         self.messages_out += 1
+        return 0
+
+    cdef int settle_debts(self, double *until) except -1:
+        """Finish what earlier requests left: send their rest, drop their replies."""
+        self.exchange([], until)
+        while self.owed:
+            self.next(until)
         return 0
 
     cdef int queue(self, message) except -1:
         """Append a frame to the tail."""
         cdef Outgoing out
-        open_message(self.format, &out, message, ())
+        cdef Format framing = self.format
+        open_message(framing, &out, message, ())
         try:
             self.append_frame(&out)
         finally:
@@ -270,7 +280,8 @@ cdef class _Sender(_Receiver):
         if count is None:
             count = max(0, end - offset)
         if in_range("count", count, 0, PY_SSIZE_T_MAX) > end - offset:
-            raise ValueError(f"count is {count}, but the file has {end - offset} bytes to send")
+            raise ValueError(
+                f"count is {count}, but the file has {end - offset} bytes to send")
         # A header that the format keeps in the message is at the front of the file.
         front = min(<Py_ssize_t>count, HEADER_MAX) if lay.keep else 0
         first = read_part(file, offset, front)
@@ -340,5 +351,4 @@ cdef class _Sender(_Receiver):
             elif sock_intr(sent):
                 PyErr_CheckSignals()
             else:
-                self.send_error = <int>sent
-                sock_raise(sent)
+                self.fail_send(sent)

@@ -24,9 +24,11 @@ cdef class FrameStream(_Closer):
     take turns.  A timeout is a deadline for the whole call and loses nothing.
     """
 
-    def __init__(self, sock, Format framing not None=LengthField(), *, timeout=None, spin=0.0):
+    def __init__(self, sock, Format framing not None=_default, *, timeout=None, spin=0.0):
         if self.receiving.lock != NULL:
             raise RuntimeError("a stream is set up once")
+        if isinstance(sock, int):
+            raise TypeError("expected a socket, not a number: see from_fds()")
         if not spin >= 0:
             raise ValueError(f"spin is {spin}, expected seconds of 0 or more")
         self.attach(sock, seconds_or_none(timeout), spin)
@@ -58,9 +60,13 @@ cdef class FrameStream(_Closer):
     def framing(self, Format value not None):
         cdef double until = NOT_BEGUN
         self.enter(&self.receiving, &until)
-        self.format = value
-        self.scanned = 0
-        self.leave_receiving()
+        try:
+            if self.inside and self.into == NULL and self.look() == PART:
+                self.begin(NULL, 0)
+            self.format = value
+            self.scanned = 0
+        finally:
+            self.leave_receiving()
 
     @property
     def timeout(self):
@@ -283,6 +289,7 @@ cdef class FrameStream(_Closer):
         """
         if self.closed:
             return True
+        self.check_owner()
         if not PyThread_acquire_lock(self.receiving.lock, 0):
             return None
         self.receiving.owner = PyThread_get_thread_ident()
@@ -304,9 +311,10 @@ cdef class FrameStream(_Closer):
             OSError: the connection failed.
         """
         cdef Outgoing out
+        cdef Format framing = self.format
         cdef double until = NOT_BEGUN
         cdef bint accepted = False
-        open_message(self.format, &out, message, more)
+        open_message(framing, &out, message, more)
         try:
             self.enter(&self.sending, &until)
             try:
@@ -359,7 +367,7 @@ cdef class FrameStream(_Closer):
         self.enter(&self.sending, &until)
         try:
             if self.send_error:
-                sock_raise(self.send_error)
+                self.fail_send(self.send_error)
             self.flush_tail(&until)
         finally:
             self.leave_sending()
@@ -405,16 +413,17 @@ cdef class FrameStream(_Closer):
         Raises: as `send` and `recv`.
         """
         cdef Outgoing out
+        cdef Format framing = self.format
         cdef double until = NOT_BEGUN
         cdef bint accepted = False
-        open_message(self.format, &out, message, ())
+        open_message(framing, &out, message, ())
         try:
             self.enter(&self.receiving, &until)
             try:
-                while self.owed:
-                    self.next(&until)
                 self.enter(&self.sending, &until)
                 try:
+                    if self.owed:
+                        self.settle_debts(&until)
                     self.begin_send(&until)
                     accepted = True
                     self.owed += 1
@@ -442,10 +451,9 @@ cdef class FrameStream(_Closer):
         try:
             self.enter(&self.receiving, &until)
             try:
-                while self.owed:
-                    self.next(&until)
                 self.enter(&self.sending, &until)
                 try:
+                    self.settle_debts(&until)
                     self.begin_send(&until)
                     for message in messages:
                         self.queue(message)
@@ -481,6 +489,8 @@ cdef class FrameStream(_Closer):
                 self.begin_send(&until)
             if isinstance(self.sock, _Descriptors):
                 if how != _socket.SHUT_RD:
+                    self.send_error = -errno.EPIPE
+                    self.writer = SOCK_BAD
                     self.sock.close_writer()
             else:
                 self.sock.shutdown(how)

@@ -53,6 +53,7 @@ cdef struct Turn:
 cdef double NO_LIMIT = -1.0
 cdef double NOT_BEGUN = 0.0
 cdef double WINDING_UP_TICK = 0.05
+cdef double SPIN_SLICE = 0.01  # then signals are looked at
 
 
 cdef double seconds_or_none(value) except -2:
@@ -71,10 +72,14 @@ cdef class _Descriptors:
 
     cdef readonly int reader
     cdef readonly int writer
+    cdef object reader_owner  # a file that was given instead of a number
+    cdef object writer_owner
 
     def __cinit__(self, reader, writer):
         self.reader = reader if isinstance(reader, int) else reader.fileno()
         self.writer = writer if isinstance(writer, int) else writer.fileno()
+        self.reader_owner = None if isinstance(reader, int) else reader
+        self.writer_owner = None if isinstance(writer, int) else writer
 
     def fileno(self):
         return self.reader
@@ -83,13 +88,24 @@ cdef class _Descriptors:
         self.close_writer()
         if self.reader >= 0:
             reader, self.reader = self.reader, -1
-            os.close(reader)
+            close_descriptor(reader, self.reader_owner)
 
     def close_writer(self):
         if self.writer >= 0:
             writer, self.writer = self.writer, -1
             if writer != self.reader:
-                os.close(writer)
+                close_descriptor(writer, self.writer_owner)
+
+    def __repr__(self):
+        return f"<descriptors {self.reader}, {self.writer}>"
+
+
+cdef int close_descriptor(int number, owner) except -1:
+    if owner is None:
+        os.close(number)
+    else:
+        owner.close()
+    return 0
 
 
 cdef bint is_plain(sock):
@@ -121,6 +137,7 @@ cdef class _Transport:
     cdef bint renewable       # a client that connects again by itself
     cdef int receive_error    # a failed direction stays failed: negative system errors
     cdef int send_error
+    cdef bint lost            # an error that ends the connection has been raised
     cdef unsigned int born    # how many forks there had been
     cdef long long calls_in, waits_in, calls_out, waits_out, bytes_in, bytes_out
 
@@ -180,19 +197,38 @@ cdef class _Transport:
             self.reconnect(until)
         if self.closed:
             raise ConnectionClosed("the connection is closed")
-        if self.born != forks:
-            raise RuntimeError(
-                "this connection was made before the fork and belongs to the parent process: "
-                "hand it over with detach() before forking"
-            )
+        self.check_owner()
         if not PyThread_acquire_lock(turn.lock, 0):
             self.queue_up(turn, until)
         turn.owner = PyThread_get_thread_ident()
         return 0
 
+    cdef int check_owner(self) except -1:
+        if self.sock is None:
+            raise RuntimeError("super().__init__() was not called")
+        if self.born != forks:
+            raise RuntimeError(
+                "this connection was made before the fork and belongs to the parent process: "
+                "hand it over with detach() before forking"
+            )
+        return 0
+
     cdef bint is_lost(self) noexcept:
         """Whether nothing can come of this connection any more."""
-        return self.receive_error or self.send_error
+        return self.lost
+
+    cdef int fail_receive(self, Py_ssize_t error) except -1:
+        """Raise the error of a direction that has failed, now and at every later call."""
+        self.receive_error = <int>error
+        self.lost = True
+        sock_raise(error)
+        return 0
+
+    cdef int fail_send(self, Py_ssize_t error) except -1:
+        self.send_error = <int>error
+        self.lost = True
+        sock_raise(error)
+        return 0
 
     cdef int reconnect(self, double *until) except -1:
         """Let a client that connects itself do so again: see Client."""
@@ -203,7 +239,8 @@ cdef class _Transport:
         cdef double left
         cdef long long microseconds
         if turn.owner == PyThread_get_thread_ident():
-            raise RuntimeError("this thread is in the middle of such a call on this connection")
+            raise RuntimeError(
+                "this thread is in the middle of such a call on this connection")
         while True:
             left = self.remaining(until)
             if left == 0:
@@ -320,12 +357,12 @@ cdef class _Transport:
         cdef Py_ssize_t got
         cdef int n
         if self.receive_error:
-            sock_raise(self.receive_error)
+            self.fail_receive(self.receive_error)
         while True:
             n = self.aim(iov)
             got = self.try_receive(iov, n, until)
-            if sock_again(got) and self.spinning > 0 and self.limit != 0:
-                got = self.spin(iov, n)
+            if sock_again(got) and self.spinning > 0 and self.kind == SOCKET:
+                got = self.spin(iov, n, until)
             if got >= 0:
                 return got
             if sock_again(got):
@@ -335,24 +372,27 @@ cdef class _Transport:
             elif sock_intr(got):
                 PyErr_CheckSignals()
             else:
-                self.receive_error = <int>got
-                sock_raise(got)
+                self.fail_receive(got)
 
-    cdef Py_ssize_t spin(self, sock_iov *iov, int n) noexcept:
+    cdef Py_ssize_t spin(self, sock_iov *iov, int n, double *until) except? -1:
         """Keep trying for a while, without the GIL, before the call sleeps."""
         cdef Py_ssize_t got
-        cdef double end
+        cdef double left = self.remaining(until)
+        cdef double end, slice_end
         cdef long long tries = 0
-        if self.kind != SOCKET:
-            return -errno.EAGAIN
-        with nogil:
-            end = sock_now() + self.spinning
-            while True:
-                got = sock_recv(self.reader, iov, n)
-                tries += 1
-                if not sock_again(got) or self.closed or sock_now() >= end:
-                    break
-                sock_relax()
+        end = sock_now() + (self.spinning if left < 0 else min(left, self.spinning))
+        while True:
+            with nogil:
+                slice_end = min(end, sock_now() + SPIN_SLICE)
+                while True:
+                    got = sock_recv(self.reader, iov, n)
+                    tries += 1
+                    if not sock_again(got) or self.closed or sock_now() >= slice_end:
+                        break
+                    sock_relax()
+            if not sock_again(got) or self.closed or slice_end >= end:
+                break
+            PyErr_CheckSignals()
         self.calls_in += tries
         if got > 0:
             self.bytes_in += got

@@ -1,0 +1,204 @@
+"""Feeds the interleaved rounds to pytest-benchmark and prints the table at the end.
+
+pytest-benchmark runs one test after another; a noisy machine wants the rivals by
+turns.  So all rounds are run before the first test, and each test plays its own
+back: the timer is the clock of the rival's client process, and a "round" in
+pytest-benchmark's figures is seconds per message.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode adds no folder
+
+from interleave import Contender, Pair, PeerError, Start, Unavailable, Work, interleave
+from report import Results, table
+from rivals import STATEMENTS, all_rivals
+
+ROUNDS, QUICK_ROUNDS = 15, 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The rounds of one rival at one work, in seconds per message."""
+
+    seconds: list[float]
+    version: str
+    count: int
+    size: int
+
+
+outcomes_key = pytest.StashKey[dict[tuple[str, str], Outcome | PeerError]]()
+
+
+class Clock:
+    """The timer of every test here: it moves on by what a peer has measured."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+clock = Clock()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pysock's benchmarks")
+    group.addoption(
+        "--quick", action="store_true", help=f"{QUICK_ROUNDS} short rounds, not {ROUNDS}"
+    )
+    group.addoption("--rivals", help="only these, with commas between: c,c_again,pysock")
+    group.addoption(
+        "--before",
+        metavar="PYTHON",
+        help="an interpreter that has another pysock, measured by turns with this one",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[outcomes_key] = {}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that takes a work and a rival each pair that was asked for."""
+    if not {"work", "rival"} <= set(metafunc.fixturenames):
+        return
+    wanted = metafunc.config.getoption("rivals")
+    before = ("before",) if metafunc.config.getoption("before") else ()
+    cases = [
+        pytest.param(
+            work,
+            rival,
+            id=f"{work.name}-{rival}",
+            marks=pytest.mark.benchmark(group=work.name, timer=clock),
+        )
+        for work in metafunc.module.WORKS
+        for rival in work.rivals + before
+        if wanted is None or rival in wanted.split(",")
+    ]
+    metafunc.parametrize(("work", "rival"), cases)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    results: Results = {}
+    for (work, rival), outcome in config.stash[outcomes_key].items():
+        if isinstance(outcome, Outcome):
+            results.setdefault(work, {})[rival] = outcome.seconds
+    if results:
+        terminalreporter.section("pysock and its rivals")
+        terminalreporter.write_line(table(results))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Run the rounds before the tests: a time limit for one test is not for them."""
+    if session.config.option.collectonly:
+        return
+    works: dict[str, Work] = {}
+    selected: dict[str, list[str]] = {}
+    for item in session.items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if {"work", "rival"} <= params.keys():
+            works[params["work"].name] = params["work"]
+            selected.setdefault(params["work"].name, []).append(params["rival"])
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(session.config, Path(folder))
+        for name, work in works.items():
+            runner.run(work, selected[name])
+
+
+class Runner:
+    """Runs works and keeps the figures, or why there are none, for the tests."""
+
+    def __init__(self, config: pytest.Config, folder: Path) -> None:
+        self._outcomes = config.stash[outcomes_key]
+        self._terminal = config.pluginmanager.get_plugin("terminalreporter")
+        self._quick = config.getoption("quick")
+        self._folder = folder
+        self._rivals = all_rivals(folder, config.getoption("before"))
+        self._versions: dict[str, str | PeerError] = {}
+
+    def run(self, work: Work, rivals: list[str]) -> None:
+        """Run all the rounds of *work* by turns."""
+        if self._quick:
+            work = work.shorter()
+        started = time.monotonic()
+        versions = {name: self._version(name) for name in rivals}
+        failed = {name: said for name, said in versions.items() if isinstance(said, PeerError)}
+        contenders: dict[str, Contender] = {}
+        try:
+            # All at once, only because ten interpreters take their time to start.
+            with ThreadPoolExecutor() as pool:
+                starting = {
+                    name: pool.submit(self._contender, work, name)
+                    for name in rivals
+                    if name not in failed
+                }
+            for name, future in starting.items():
+                try:
+                    contenders[name] = future.result()
+                except PeerError as error:
+                    failed[name] = error
+            seconds, fallen = interleave(contenders, QUICK_ROUNDS if self._quick else ROUNDS)
+        finally:
+            for contender in contenders.values():
+                contender.close()
+        for name in rivals:
+            failure = failed.get(name) or fallen.get(name)
+            self._outcomes[work.name, name] = failure or Outcome(
+                seconds[name], str(versions[name]), work.count_for(name), work.size
+            )
+        if self._terminal:
+            took = time.monotonic() - started
+            self._terminal.write_line(f"{work.name}: {', '.join(contenders)} in {took:.0f} s")
+
+    def _version(self, rival: str) -> str | PeerError:
+        if rival not in self._versions:
+            try:
+                self._versions[rival] = self._rivals[rival].version()
+            except PeerError as error:
+                self._versions[rival] = error
+        return self._versions[rival]
+
+    def _contender(self, work: Work, name: str) -> Contender:
+        rival = self._rivals[name]
+        if work.kind == "import":
+            return Start(rival.command[0], STATEMENTS[name], work.count)
+        return Pair(rival, work, self._folder / work.name)
+
+
+@pytest.fixture
+def measure(
+    request: pytest.FixtureRequest, pytestconfig: pytest.Config
+) -> Callable[[Work, str], None]:
+    """A function that hands the rounds of one rival at one work to pytest-benchmark."""
+
+    def measure(work: Work, rival: str) -> None:
+        outcome = pytestconfig.stash[outcomes_key][work.name, rival]
+        if isinstance(outcome, Unavailable):
+            pytest.skip(str(outcome))
+        if isinstance(outcome, PeerError):
+            raise outcome
+        # Not before: pytest-benchmark warns of a fixture that was not used.
+        benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")
+        benchmark.extra_info |= {"work": work.name, "rival": rival, "size": outcome.size}
+        benchmark.extra_info |= {"version": outcome.version, "count": outcome.count}
+        left = iter(outcome.seconds)
+
+        def play_back() -> None:
+            clock.now += next(left, 0.0)
+
+        benchmark.pedantic(play_back, rounds=len(outcome.seconds))  # type: ignore[no-untyped-call]
+
+    return measure

@@ -1,0 +1,267 @@
+"""Runs the rounds of several rivals by turns, each rival in its own two processes.
+
+A *rival* is a program that plays both ends of a *work*.  Its client runs one
+round for each line on its standard input and prints the seconds it took, so the
+clock is the rival's own and nothing of the runner is in the figure.  The runner
+knows nothing of pytest; `conftest.py` hands the figures to pytest-benchmark.
+"""
+
+import contextlib
+import os
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Protocol, Self
+
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+PATIENCE = 60.0  # seconds for one answer of a peer before it counts as hung
+
+
+class PeerError(Exception):
+    """A peer ended, hung, or said something other than it should."""
+
+
+class Unavailable(PeerError):
+    """A peer cannot run here: the library that it measures is not installed."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One program to measure, by the command that starts it."""
+
+    name: str
+    command: tuple[str, ...]
+
+    def version(self) -> str:
+        """Return what the peer says it is.
+
+        Raises:
+            Unavailable: what it needs is not installed.
+            PeerError: it cannot start for another reason.
+        """
+        try:
+            done = subprocess.run(
+                [*self.command, "version"], capture_output=True, text=True, timeout=PATIENCE
+            )
+        except FileNotFoundError:
+            raise Unavailable(f"{self.name}: no {self.command[0]}") from None
+        if done.returncode == 0:
+            return done.stdout.strip()
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        if reason.startswith("ModuleNotFoundError"):
+            raise Unavailable(f"{self.name}: {reason}")
+        raise PeerError(f"{self.name}: {done.stderr.strip()}")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the *rivals* do: in a round, *count* messages of *size* bytes.
+
+    A slow rival may be given *fewer* messages; figures are per message.  What a
+    round costs besides (one acknowledgement) must stay below what can be seen.
+    *spin* is in seconds, for the rivals that do not sleep at once.
+    """
+
+    name: str
+    kind: str
+    rivals: tuple[str, ...]
+    count: int
+    size: int = 0
+    fewer: Mapping[str, int] = field(default_factory=dict)
+    unix: bool = False
+    spin: Mapping[str, float] = field(default_factory=dict)
+
+    def count_for(self, rival: str) -> int:
+        """Return the messages of one round of *rival*."""
+        return self.fewer.get(_alike(rival), self.count)
+
+    def spin_for(self, rival: str) -> float:
+        """Return how long *rival* tries before it sleeps."""
+        return self.spin.get(_alike(rival), 0.0)
+
+    def shorter(self) -> Self:
+        """Return the same with a quarter of the messages."""
+        return replace(
+            self,
+            count=max(self.count // 4, 1),
+            fewer={rival: max(count // 4, 1) for rival, count in self.fewer.items()},
+        )
+
+
+class Contender(Protocol):
+    """Something whose rounds can be run by turns."""
+
+    def round(self) -> float:
+        """Run one round; return its seconds per message."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class _Process:
+    """One child process, on one core, spoken to in lines."""
+
+    def __init__(self, command: list[str], core: int | None) -> None:
+        self._command = command
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        if core is not None:
+            # Before the peer has come far enough to start a thread: those
+            # that come later inherit it.
+            os.sched_setaffinity(self._process.pid, {core})
+
+    def ask(self, line: str) -> None:
+        try:
+            _pipe(self._process.stdin).write(line)
+            _pipe(self._process.stdin).flush()
+        except OSError:
+            raise self._failure("is gone") from None
+
+    def answer(self) -> str:
+        stdout = _pipe(self._process.stdout)
+        # One line answers one line, so nothing can be waiting in the buffer.
+        if not select.select([stdout], [], [], PATIENCE)[0]:
+            raise self._failure(f"said nothing for {PATIENCE:.0f} s")
+        line = stdout.readline()
+        if not line:
+            raise self._failure("ended")
+        return line.strip()
+
+    def close(self, patience: float) -> None:
+        """End the process: by the end of its input, or else by force."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # a line that a dead peer never took
+                _pipe(pipe).close()
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def _failure(self, what: str) -> PeerError:
+        self._errors.seek(0)
+        return PeerError(f"{' '.join(self._command)} {what}\n{self._errors.read()}")
+
+
+class Pair:
+    """The two processes of one rival at one work, connected and ready."""
+
+    def __init__(self, rival: Rival, work: Work, sockets: Path) -> None:
+        client_core, server_core = cores()
+        count = work.count_for(rival.name)
+        self._count = count
+        self._ends: list[_Process] = []
+        address = f"unix://{sockets}-{rival.name}" if work.unix else "tcp://127.0.0.1:0"
+        options = [str(count), str(work.size), str(work.spin_for(rival.name))]
+        try:
+            server = self._start(
+                [*rival.command, "server", work.kind, address, *options], server_core
+            )
+            address = server.answer()
+            self._client = self._start(
+                [*rival.command, "client", work.kind, address, *options], client_core
+            )
+            if (said := self._client.answer()) != "ready":
+                raise PeerError(f"{rival.name}: {said!r} instead of 'ready'")
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, command: list[str], core: int | None) -> _Process:
+        process = _Process(command, core)
+        self._ends.append(process)
+        return process
+
+    def round(self) -> float:
+        """Run one round; return its seconds per message."""
+        self._client.ask("round\n")
+        return float(self._client.answer()) / self._count
+
+    def close(self) -> None:
+        """End both processes, the client first: its end tells the server."""
+        for end in reversed(self._ends):
+            end.close(5)
+        self._ends.clear()
+
+
+class Start:
+    """A Python process that runs one statement; a round starts it *count* times."""
+
+    def __init__(self, interpreter: str, statement: str, count: int) -> None:
+        # -P: the source tree, where there is no compiled module, stays off the path.
+        self._command = [interpreter, "-P", "-c", statement]
+        self._count = count
+        # Compiled once, in the warm-up, and not again at every start.
+        self._environment = {k: v for k, v in os.environ.items() if k != NO_BYTECODE}
+
+    def round(self) -> float:
+        """Return the seconds from start to exit of one process."""
+        started = time.perf_counter()
+        for _ in range(self._count):
+            done = subprocess.run(
+                self._command, capture_output=True, text=True, env=self._environment
+            )
+            if done.returncode != 0:
+                raise PeerError(done.stderr)
+        return (time.perf_counter() - started) / self._count
+
+    def close(self) -> None:
+        """Nothing is left running."""
+
+
+def cores() -> tuple[int | None, int | None]:
+    """Return the cores of the client and the server; None where there is no choice."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None, None
+    allowed = sorted(os.sched_getaffinity(0))
+    return (allowed[0], allowed[1]) if len(allowed) > 1 else (None, None)
+
+
+def interleave(
+    contenders: Mapping[str, Contender], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, PeerError]]:
+    """Run one round of warm-up and *rounds* measured ones of each, by turns.
+
+    The turns go A B C, C B A, A B C ...: a machine that gets slower or faster
+    during the run does so to all alike.
+
+    Returns:
+        Seconds per message of each round, by name; and who failed, and why.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    failed: dict[str, PeerError] = {}
+    order = list(contenders)
+    for turn in range(rounds + 1):
+        for name in order if turn % 2 else reversed(order):
+            if name in failed:
+                continue
+            try:
+                taken = contenders[name].round()
+            except PeerError as error:
+                failed[name] = error
+                continue
+            if turn > 0:
+                seconds[name].append(taken)
+    return seconds, failed
+
+
+def _alike(rival: str) -> str:
+    """The pysock of before a change does what the one of today does."""
+    return "pysock" if rival == "before" else rival
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    if pipe is None:
+        raise ValueError("process without a pipe")
+    return pipe

@@ -1,0 +1,248 @@
+"""What every Python peer shares: the works and the lines spoken with the runner.
+
+    PEER.py version
+    PEER.py server WORK tcp://127.0.0.1:0 | unix:///path COUNT SIZE SPIN
+    PEER.py client WORK ADDRESS COUNT SIZE SPIN
+
+A peer file gives `serve` and `connect`, which return a connection with the
+calls of `Conn`; the works below are the same for all.  `c_peer.c` says the same.
+"""
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from time import perf_counter
+from typing import Any, Protocol
+
+DEPTH = 16  # requests under way in the pipelined work
+BATCH = 1000  # messages handed over at once in the streams of small ones
+
+
+class Conn(Protocol):
+    """The calls that the works make; a rival gives those it is measured by."""
+
+    def send(self, message: Any, /) -> Any: ...
+    def recv(self) -> Any: ...
+    def send_many(self, messages: Sequence[bytes], /) -> Any: ...
+    def recv_many(self) -> Sequence[Any]: ...
+    def request_many(self, messages: Sequence[bytes], /) -> Sequence[Any]: ...
+    def recv_into(self, buffer: Any, /) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def close(self) -> Any: ...
+
+
+class OneByOne:
+    """The batches of a rival that has none: its `send` and `recv` in a loop."""
+
+    send: Callable[[Any], Any]
+    recv: Callable[[], Any]
+
+    def send_many(self, messages: Sequence[bytes]) -> None:
+        send = self.send
+        for message in messages:
+            send(message)
+
+    def recv_many(self) -> Sequence[Any]:
+        return (self.recv(),)
+
+    def request_many(self, messages: Sequence[bytes]) -> Sequence[Any]:
+        self.send_many(messages)
+        recv = self.recv
+        return [recv() for _ in messages]
+
+    def __iter__(self) -> Iterator[Any]:
+        recv = self.recv
+        while True:
+            yield recv()
+
+
+@dataclass(frozen=True)
+class Options:
+    """One command line."""
+
+    work: str
+    address: str
+    count: int
+    size: int
+    spin: float
+
+
+Announce = Callable[[Any], None]
+Serve = Callable[[Options, Announce], Conn]
+Connect = Callable[[Options], Conn]
+
+# The works.  A client's half is one round; a server's half is one round where
+# the client waits for an acknowledgement, else it echoes until the client goes.
+
+
+def pingpong_client(conn: Conn, options: Options, message: bytes) -> None:
+    send, recv = conn.send, conn.recv
+    for _ in range(options.count):
+        send(message)
+        reply = recv()
+    check(reply, options)
+
+
+def pingpong_server(conn: Conn, options: Options) -> None:
+    send, recv = conn.send, conn.recv
+    while True:
+        send(recv())
+
+
+def pipelined_client(conn: Conn, options: Options, message: bytes) -> None:
+    batch = [message] * DEPTH
+    for _ in range(options.count // DEPTH):
+        replies = conn.request_many(batch)
+    check(replies[-1], options)
+
+
+def pipelined_server(conn: Conn, options: Options) -> None:
+    while True:
+        conn.send_many(conn.recv_many())
+
+
+def stream_small_client(conn: Conn, options: Options, message: bytes) -> None:
+    batch = [message] * BATCH
+    for _ in range(options.count // BATCH):
+        conn.send_many(batch)
+    conn.recv()
+
+
+def stream_many_server(conn: Conn, options: Options) -> None:
+    got = 0
+    while got < options.count:
+        got += len(conn.recv_many())
+    conn.send(b"ok")
+
+
+def stream_each_server(conn: Conn, options: Options) -> None:
+    for _message in islice(conn, options.count):
+        pass
+    conn.send(b"ok")
+
+
+def stream_client(conn: Conn, options: Options, message: bytes) -> None:
+    send = conn.send
+    for _ in range(options.count):
+        send(message)
+    conn.recv()
+
+
+def stream_server(conn: Conn, options: Options) -> None:
+    recv = conn.recv
+    for _ in range(options.count):
+        recv()
+    conn.send(b"ok")
+
+
+def echo_client(conn: Conn, options: Options, message: bytes) -> None:
+    for _ in range(options.count):
+        reply = None  # the one before is given up first, as C frees it
+        conn.send(message)
+        reply = conn.recv()
+    check(reply, options)
+
+
+def echo_into_client(conn: Conn, options: Options, message: bytes) -> None:
+    buffer = bytearray(options.size)
+    for _ in range(options.count):
+        conn.send(message)
+        size = conn.recv_into(buffer)
+    check(memoryview(buffer)[:size], options)
+
+
+def echo_into_server(conn: Conn, options: Options) -> None:
+    buffer = bytearray(options.size)
+    view = memoryview(buffer)
+    while True:
+        conn.send(view[: conn.recv_into(buffer)])
+
+
+WORKS = {
+    "pingpong": (pingpong_client, pingpong_server),
+    "pipelined": (pipelined_client, pipelined_server),
+    "stream_many": (stream_small_client, stream_many_server),
+    "stream_each": (stream_small_client, stream_each_server),
+    "stream": (stream_client, stream_server),
+    "echo": (echo_client, pingpong_server),
+    "echo_into": (echo_into_client, echo_into_server),
+}
+
+
+def check(reply: Any, options: Options) -> None:
+    """Refuse a reply of the wrong size; only the last of a round is looked at."""
+    if len(reply) != options.size:
+        raise ValueError(f"reply of {len(reply)} bytes, expected {options.size}")
+
+
+def target(address: str) -> tuple[str, int] | str:
+    """Return what `socket.connect` takes for *address*: (host, port), or a path."""
+    scheme, rest = address.split("://")
+    if scheme == "unix":
+        return rest
+    host, port = rest.rsplit(":", 1)
+    return host, int(port)
+
+
+def accept(options: Options, announce: Announce) -> socket.socket:
+    """Return the first connection to a new listener at the address of *options*."""
+    at = target(options.address)
+    family = socket.AF_UNIX if isinstance(at, str) else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.bind(at)
+        listener.listen(1)
+        announce(listener.getsockname())
+        return listener.accept()[0]
+
+
+def dial(options: Options) -> socket.socket:
+    """Return a socket connected to the address of *options*, left as it is born."""
+    to = target(options.address)
+    sock = socket.socket(socket.AF_UNIX if isinstance(to, str) else socket.AF_INET)
+    sock.connect(to)
+    return sock
+
+
+def main(version: str, serve: Serve, connect: Connect) -> None:
+    """Be one end of a rival, as the command line says."""
+    if sys.argv[1] == "version":
+        print(version)
+        return
+    role, work, address, count, size, spin = sys.argv[1:]
+    options = Options(work, address, int(count), int(size), float(spin))
+    client_half, server_half = WORKS[work]
+    if role == "client":
+        conn = connect(options)
+        message = b"x" * options.size
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            started = perf_counter()
+            client_half(conn, options, message)
+            print(perf_counter() - started, flush=True)
+        conn.close()
+        return
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    conn = serve(options, _announce)
+    try:
+        while True:
+            server_half(conn, options)
+    except (EOFError, ConnectionError):
+        conn.close()
+
+
+def _announce(at: Any) -> None:
+    """Tell the runner where the server listens."""
+    text = at if isinstance(at, str) else f"{at[0]}:{at[1]}"
+    print(f"{'unix' if isinstance(at, str) else 'tcp'}://{text}", flush=True)
+
+
+def _end_with_the_runner() -> None:
+    # A runner that was killed closes nothing but its pipes, and a rival without
+    # a notion of "connection" (pyzmq) never hears that its client is gone.
+    while os.read(0, 1):
+        pass
+    os._exit(0)

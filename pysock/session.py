@@ -1,0 +1,66 @@
+"""A conversation that has a thread, and the whole connection, to itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from .address import format_peer
+from .connection import Connection
+from .errors import ConnectionClosed, FramingError, IncompleteFrame
+
+__all__ = ["Session"]
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """A conversation with one client, in a thread of its own.
+
+    Override `handle`; `self.connection` is the client's `Connection`, closed at the end.
+    When the server stops, a receive that waits between messages raises ConnectionClosed,
+    so that `for message in self.connection` comes to its end.
+    """
+
+    def __init__(self, connection: Connection, client_address: Any, server: Any) -> None:
+        self.connection = connection
+        self.client_address = client_address
+        self.server = server
+
+    def setup(self) -> None:
+        """Called before `handle`."""
+
+    def handle(self) -> None:
+        """Hold the conversation."""
+        raise NotImplementedError(f"{type(self).__name__} must define handle()")
+
+    def finish(self) -> None:
+        """Called after `handle`, also when that raised; not when `setup` did."""
+
+
+def hold(
+    make: Callable[..., Session], connection: Connection, client_address: Any, server: Any
+) -> bool:
+    """Run a session to its end and close its connection; return whether it went well.
+
+    The peer's faults are logged; what else the session raises goes to the server's
+    `handle_error`.
+    """
+    try:
+        session = make(connection, client_address, server)
+        session.setup()
+        try:
+            session.handle()
+        finally:
+            session.finish()
+    except (ConnectionClosed, FramingError) as exc:
+        quiet = isinstance(exc, ConnectionClosed) and not isinstance(exc, IncompleteFrame)
+        level = logging.DEBUG if quiet else logging.WARNING
+        logger.log(level, "%s: %s", format_peer(client_address), exc)
+    except Exception:
+        server.handle_error(connection, client_address)
+        return False
+    finally:
+        connection.close()
+    return True
