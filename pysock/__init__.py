@@ -35,8 +35,11 @@ from .framing import (
     recv_frame,
     send_frame,
 )
-from .server import Server
-from .session import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .server import Server
+    from .session import Session
 
 __all__ = [
     "AuthenticationError",
@@ -72,3 +75,20 @@ __all__ = [
     "send_frame",
     "wait",
 ]
+
+# What a client does not need, and what takes as long to import as all the rest: logging.
+_LAZY = {"Server": "server", "Session": "session"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -11,10 +11,12 @@ import os
 import socket
 import sys
 import time
-from dataclasses import dataclass
-from typing import Any
 
 from .unixpath import bind_and_listen, identity, unlink_if_same
+
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "Address",
@@ -32,7 +34,6 @@ _PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path, less the fina
 _EXAMPLES = "'tcp://127.0.0.1:8000' or 'unix:///run/me/app.sock'"
 
 
-@dataclass(frozen=True, slots=True)
 class Address:
     """Where to connect or listen; `str` gives the URL that `parse` reads back.
 
@@ -44,11 +45,43 @@ class Address:
         fd: number of an inherited descriptor, else -1.
     """
 
+    __slots__ = ("fd", "host", "path", "port", "scheme")
+
     scheme: str
-    host: str = ""
-    port: int = 0
-    path: str = ""
-    fd: int = -1
+    host: str
+    port: int
+    path: str
+    fd: int
+
+    def __init__(
+        self, scheme: str, host: str = "", port: int = 0, path: str = "", fd: int = -1
+    ) -> None:
+        # By hand: dataclasses would take longer to import than all of pysock.
+        for name, value in zip(Address.__slots__, (fd, host, path, port, scheme), strict=True):
+            object.__setattr__(self, name, value)
+
+    def _values(self) -> tuple[str, str, int, str, int]:
+        return self.scheme, self.host, self.port, self.path, self.fd
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an Address cannot be changed: {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"an Address cannot be changed: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Address):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return f"Address{self._values()!r}"
+
+    def __reduce__(self) -> tuple[type[Address], tuple[object, ...]]:
+        return Address, self._values()
 
     @property
     def datagram(self) -> bool:

@@ -5,14 +5,17 @@ Connecting has a deadline of its own; what follows is `Connection`, unchanged.
 
 from __future__ import annotations
 
-import random
+import os
 import threading
 import time
-from typing import Any
 
 from .address import AddressLike, connect, parse
 from .connection import Connection, check_options
 from .framing import Format, LengthField
+
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Client"]
 
@@ -105,7 +108,7 @@ class Client(Connection):
                 raise
             except OSError:
                 # Many clients of a server that comes back must not come all at once.
-                nap = pause * random.uniform(0.5, 1.0)
+                nap = pause * (0.5 + os.urandom(1)[0] / 512)
                 if deadline is not None and time.monotonic() + nap >= deadline:
                     raise
                 time.sleep(nap)

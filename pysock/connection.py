@@ -14,10 +14,13 @@ import socket
 import time
 import warnings
 from collections.abc import Iterable
-from typing import Any, Self
 
 from .errors import ConnectionClosed
 from .framing import Format, FrameStream, LengthField
+
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 __all__ = ["Connection", "wait"]
 
@@ -46,6 +49,9 @@ class Connection(FrameStream):
             that is not acknowledged ends the connection after as long, where the
             system can (TCP_USER_TIMEOUT).
     """
+
+    linger: float = 5.0
+    keepalive: tuple[int, int, int] | None = None
 
     def __init__(
         self,

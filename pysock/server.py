@@ -20,13 +20,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Self
 
 from .address import AddressLike, format_peer, identity, listen, parse, unlink_if_same
 from .connection import Connection, check_options
 from .errors import ConnectionClosed, FramingError, IncompleteFrame
 from .framing import Format, LengthField
 from .session import Session, hold
+
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 __all__ = ["Server"]
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from .address import format_peer
 from .connection import Connection
 from .errors import ConnectionClosed, FramingError, IncompleteFrame
+
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Session"]
 

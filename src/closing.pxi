@@ -16,6 +16,8 @@ cdef class _Closer(_Responder):
     def __cinit__(self):
         # So that a subclass that forgets super().__init__() meets an error, not a NULL.
         self.format = _default
+        make_turn(&self.receiving)
+        make_turn(&self.sending)
 
     cdef int leave_receiving(self) except -1:
         self.leave(&self.receiving)
@@ -79,11 +81,10 @@ cdef class _Closer(_Responder):
             # sendfile): that call finishes the work on its way out.
             self.closing = True
             return
-        with nogil:
-            PyThread_acquire_lock(self.receiving.lock, 1)
-            PyThread_acquire_lock(self.sending.lock, 1)
-        PyThread_release_lock(self.sending.lock)
-        PyThread_release_lock(self.receiving.lock)
+        self.seize(&self.receiving)
+        self.seize(&self.sending)
+        self.leave(&self.sending)
+        self.leave(&self.receiving)
         self.finish_close()
 
     cdef int finish_close(self) except -1:
@@ -201,9 +202,8 @@ cdef class _Closer(_Responder):
         """Go on with *sock*, as a new connection; what the old one held is dropped."""
         if self.can_wake:
             wake_poke(&self.wake)
-        with nogil:
-            PyThread_acquire_lock(self.receiving.lock, 1)
-            PyThread_acquire_lock(self.sending.lock, 1)
+        self.seize(&self.receiving)
+        self.seize(&self.sending)
         try:
             if self.closed:
                 raise ConnectionClosed("the connection is closed")
@@ -219,5 +219,5 @@ cdef class _Closer(_Responder):
             old.close()
             self.attach(sock, self.limit, self.spinning)
         finally:
-            PyThread_release_lock(self.sending.lock)
-            PyThread_release_lock(self.receiving.lock)
+            self.leave(&self.sending)
+            self.leave(&self.receiving)

@@ -218,6 +218,7 @@ cdef class LengthField(Format):
         lay.header = self.header
         lay.strip = self.strip
         lay.keep = self.strip < self.header
+        lay.plain = self.strip == self.header == self.width and not self.trailer
         lay.little = (sys.byteorder if byteorder == "native" else byteorder) == "little"
         lay.surplus = surplus[counts]
         lay.minimum = max(self.minimum, surplus[counts])

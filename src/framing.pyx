@@ -74,6 +74,12 @@ cdef extern from "sockio.h" nogil:
     sock_t wake_fd(const sock_wake *wake)
     void wake_poke(sock_wake *wake)
     void wake_close(sock_wake *wake)
+    bint owner_take(size_t *owner, size_t me)
+    void owner_drop(size_t *owner)
+    bint owner_glance(size_t *owner)
+    const bint GLANCE_TAKES
+    long atomic_add(long *n, long value)
+    long atomic_set(long *n, long value)
     char *spare_take()
     void spare_give(char *p)
 

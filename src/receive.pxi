@@ -2,7 +2,12 @@
 # large ones grow in place, straight into the object that is handed over.
 
 from cpython.bytes cimport _PyBytes_Resize
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.exc cimport PyErr_Clear
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+
+
+cdef extern from "Python.h":
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *p, Py_ssize_t n)
 
 
 cdef enum:
@@ -49,8 +54,7 @@ cdef class _Receiver(_Transport):
     def __dealloc__(self):
         self.drop_buffer()
         self.drop_partial()
-        if self.receiving.lock != NULL:
-            PyThread_free_lock(self.receiving.lock)
+        free_turn(&self.receiving)
 
     # ------------------------------------------------------------ the buffer
 
@@ -199,6 +203,32 @@ cdef class _Receiver(_Transport):
         cdef bytes message = PyBytes_FromStringAndSize(
             self.buf + self.start + self.head.skip, self.message_size())
         self.consume(self.head.total)
+        self.delivered()
+        return message
+
+    cdef PyObject *pick(self) noexcept:
+        """The next message if that is plain and all there, else NULL: next() will look.
+
+        For many small messages this, a copy, is all that each costs.
+        """
+        cdef const Layout *lay = &self.format.layout
+        cdef const unsigned char *p = <const unsigned char *>self.buf + self.start
+        cdef Py_ssize_t room = self.end - self.start - lay.header
+        cdef uint64_t length
+        cdef PyObject *message
+        if room < 0 or not lay.plain or self.into != NULL or self.file is not None:
+            return NULL
+        length = read_length(p, lay.width, lay.little)
+        if length < lay.minimum:
+            return NULL
+        length -= lay.surplus
+        if length > <uint64_t>room or length > lay.limit:
+            return NULL
+        message = new_bytes(<const char *>p + lay.header, <Py_ssize_t>length)
+        if message == NULL:
+            PyErr_Clear()
+            return NULL
+        self.consume(lay.header + <Py_ssize_t>length)
         self.delivered()
         return message
 

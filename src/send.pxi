@@ -49,8 +49,7 @@ cdef class _Sender(_Receiver):
 
     def __dealloc__(self):
         self.drop_tail()
-        if self.sending.lock != NULL:
-            PyThread_free_lock(self.sending.lock)
+        free_turn(&self.sending)
 
     # ------------------------------------------------------------ the tail
 
@@ -230,6 +229,25 @@ cdef class _Sender(_Receiver):
             close_message(&out)
         return 0
 
+    cdef bint append_plain(self, message) noexcept:
+        """Append a frame to a batch that has been begun, if it is a plain one and fits."""
+        cdef const Layout *lay = &self.format.layout
+        cdef Py_ssize_t n
+        cdef unsigned char *p
+        if not lay.plain or not PyBytes_CheckExact(message):
+            return False
+        n = PyBytes_GET_SIZE(message)
+        if n + lay.header > READ_AHEAD - self.tail_end or self.tail_room != READ_AHEAD:
+            return False
+        if <uint64_t>n > lay.limit or n + lay.surplus < lay.minimum:
+            return False
+        p = <unsigned char *>self.tail + self.tail_end
+        write_length(p, lay.width, lay.little, n + lay.surplus)
+        memcpy(p + lay.header, PyBytes_AS_STRING(message), n)
+        self.tail_end += lay.header + n
+        self.messages_out += 1
+        return True
+
     cdef int append_frame(self, Outgoing *out) except -1:
         copy_frame(out, self.extend_tail(out.total))
         self.messages_out += 1
@@ -246,6 +264,8 @@ cdef class _Sender(_Receiver):
         """Append a frame to the tail."""
         cdef Outgoing out
         cdef Format framing = self.format
+        if self.append_plain(message):
+            return 0
         open_message(framing, &out, message, ())
         try:
             self.append_frame(&out)

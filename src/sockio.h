@@ -115,6 +115,17 @@ static inline void wake_poke(sock_wake *w) { send(w->fd, "", 1, 0); }
 static inline void wake_close(sock_wake *w) { closesocket(w->fd); }
 
 #define sock_relax() YieldProcessor()
+static inline int owner_take(size_t *owner, size_t me) {
+    return InterlockedCompareExchangePointer(
+        (PVOID volatile *)owner, (PVOID)me, NULL) == NULL;
+}
+static inline void owner_drop(size_t *owner) {
+    InterlockedExchangePointer((PVOID volatile *)owner, NULL);
+}
+static inline long atomic_add(long *n, long value) {
+    return InterlockedExchangeAdd(n, value) + value;
+}
+static inline long atomic_set(long *n, long value) { return InterlockedExchange(n, value); }
 #define atomic_swap(slot, value) \
     InterlockedExchangePointer((PVOID volatile *)(slot), (PVOID)(value))
 #define atomic_put(slot, value) \
@@ -339,6 +350,20 @@ static inline void wake_close(sock_wake *w) { close(w->fd); close(w->other); }
 #else
 #define sock_relax() ((void)0)
 #endif
+static inline int owner_take(size_t *owner, size_t me) {
+    size_t none = 0;
+    return __atomic_compare_exchange_n(
+        owner, &none, me, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+static inline void owner_drop(size_t *owner) {
+    __atomic_store_n(owner, (size_t)0, __ATOMIC_SEQ_CST);
+}
+static inline long atomic_add(long *n, long value) {
+    return __atomic_add_fetch(n, value, __ATOMIC_SEQ_CST);
+}
+static inline long atomic_set(long *n, long value) {
+    return __atomic_exchange_n(n, value, __ATOMIC_SEQ_CST);
+}
 #define atomic_swap(slot, value) __atomic_exchange_n((slot), (value), __ATOMIC_ACQ_REL)
 static inline int atomic_put(void **slot, void *value) {
     void *none = NULL;
@@ -382,6 +407,16 @@ static inline int sock_poll(
     if (wake != SOCK_BAD && fds[n].revents) result |= SOCK_WOKEN;
     return result;
 }
+
+/* A step that neither waits nor runs other code needs the turn only where threads really
+ * run at the same time; with the GIL it is enough to see that the turn is free. */
+#ifdef Py_GIL_DISABLED
+#define GLANCE_TAKES 1
+static inline int owner_glance(size_t *owner) { return owner_take(owner, (size_t)-1); }
+#else
+#define GLANCE_TAKES 0
+static inline int owner_glance(size_t *owner) { return *owner == 0; }
+#endif
 
 /* Read-ahead buffers that no connection holds at the moment, for the next that needs one. */
 enum { SPARE_SIZE = 65536, SPARE_COUNT = 8 };

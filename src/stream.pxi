@@ -25,7 +25,7 @@ cdef class FrameStream(_Closer):
     """
 
     def __init__(self, sock, Format framing not None=_default, *, timeout=None, spin=0.0):
-        if self.receiving.lock != NULL:
+        if self.sock is not None:
             raise RuntimeError("a stream is set up once")
         if isinstance(sock, int):
             raise TypeError("expected a socket, not a number: see from_fds()")
@@ -33,10 +33,6 @@ cdef class FrameStream(_Closer):
             raise ValueError(f"spin is {spin}, expected seconds of 0 or more")
         self.attach(sock, seconds_or_none(timeout), spin)
         self.format = framing
-        self.receiving.lock = PyThread_allocate_lock()
-        self.sending.lock = PyThread_allocate_lock()
-        if self.receiving.lock == NULL or self.sending.lock == NULL:
-            raise MemoryError
 
     @classmethod
     def from_fds(cls, reader, writer, *args, **kwargs):
@@ -143,6 +139,11 @@ cdef class FrameStream(_Closer):
             FramingError: the peer's bytes do not follow the format.
         """
         cdef double until = NOT_BEGUN
+        cdef PyObject *ready = self.at_hand()
+        if ready != NULL:
+            message = <object>ready
+            Py_DECREF(message)
+            return message
         self.enter(&self.receiving, &until)
         try:
             return self.next(&until)
@@ -152,8 +153,25 @@ cdef class FrameStream(_Closer):
     def __iter__(self):
         return self
 
+    cdef PyObject *at_hand(self) noexcept:
+        """The next message if it has been read ahead, without taking a turn, or NULL."""
+        cdef PyObject *message
+        if self.start == self.end or self.born != forks:
+            return NULL
+        if not owner_glance(&self.receiving.owner):
+            return NULL
+        message = self.pick()
+        if GLANCE_TAKES:
+            self.leave(&self.receiving)
+        return message
+
     def __next__(self):
         cdef double until = NOT_BEGUN
+        cdef PyObject *ready = self.at_hand()
+        if ready != NULL:
+            message = <object>ready
+            Py_DECREF(message)
+            return message
         self.enter(&self.receiving, &until)
         try:
             return self.next(&until)
@@ -177,13 +195,22 @@ cdef class FrameStream(_Closer):
         cdef double until = NOT_BEGUN
         cdef Py_ssize_t most = PY_SSIZE_T_MAX if limit is None else limit
         cdef list messages
+        cdef PyObject *ready
         if most < 1:
             raise ValueError(f"limit is {limit}, expected 1 or more, or None")
         self.enter(&self.receiving, &until)
         try:
             messages = [self.next(&until)]
-            while len(messages) < most and self.into == NULL and self.look() == WHOLE:
-                messages.append(self.cut())
+            while len(messages) < most and self.into == NULL:
+                ready = self.pick()
+                if ready != NULL:
+                    message = <object>ready
+                    Py_DECREF(message)
+                    messages.append(message)
+                elif self.look() == WHOLE:
+                    messages.append(self.cut())
+                else:
+                    break
             return messages
         finally:
             self.leave_receiving()
@@ -290,9 +317,8 @@ cdef class FrameStream(_Closer):
         if self.closed:
             return True
         self.check_owner()
-        if not PyThread_acquire_lock(self.receiving.lock, 0):
+        if not owner_take(&self.receiving.owner, PyThread_get_thread_ident()):
             return None
-        self.receiving.owner = PyThread_get_thread_ident()
         try:
             return bool(self.advance())
         finally:
@@ -344,6 +370,9 @@ cdef class FrameStream(_Closer):
                 self.begin_send(&until)
                 try:
                     for message in messages:
+                        if self.append_plain(message):
+                            count += 1
+                            continue
                         self.gather(message, &count, &inside, &until)
                 except BaseException:
                     if not inside:

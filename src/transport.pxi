@@ -45,9 +45,41 @@ if hasattr(os, "register_at_fork"):
 
 
 cdef struct Turn:
-    # Who may send, who may receive: one thread at a time, the others wait.
-    PyThread_type_lock lock
-    unsigned long owner
+    # Who may send, or who may receive: one thread at a time.  Taking a free turn is one
+    # atomic step; PyThread's lock, which reads the clock, is only for those that wait.
+    size_t owner              # thread, 0 when free
+    long waiting              # threads
+    long opened               # whether the gate has been opened for one of them
+    PyThread_type_lock gate   # locked, but for the moment in which it lets one through
+
+
+cdef int make_turn(Turn *turn) except -1:
+    turn.gate = PyThread_allocate_lock()
+    if turn.gate == NULL:
+        raise MemoryError
+    PyThread_acquire_lock(turn.gate, 1)
+    return 0
+
+
+cdef void free_turn(Turn *turn) noexcept:
+    if turn.gate != NULL:
+        if not turn.opened:
+            PyThread_release_lock(turn.gate)
+        PyThread_free_lock(turn.gate)
+
+
+cdef int pass_gate(Turn *turn, double seconds) except -1:
+    """Sleep until a turn is free, a signal comes, or time is over; the caller looks."""
+    cdef PyLockStatus status
+    cdef long long microseconds = -1
+    if seconds > 0:
+        microseconds = <long long>(min(seconds, 1e6) * 1e6)
+    with nogil:
+        status = PyThread_acquire_lock_timed(turn.gate, microseconds, 1)
+    if status == PY_LOCK_ACQUIRED:
+        atomic_set(&turn.opened, 0)
+    PyErr_CheckSignals()
+    return 0
 
 
 cdef double NO_LIMIT = -1.0
@@ -198,9 +230,8 @@ cdef class _Transport:
         if self.closed:
             raise ConnectionClosed("the connection is closed")
         self.check_owner()
-        if not PyThread_acquire_lock(turn.lock, 0):
+        if not owner_take(&turn.owner, PyThread_get_thread_ident()):
             self.queue_up(turn, until)
-        turn.owner = PyThread_get_thread_ident()
         return 0
 
     cdef int check_owner(self) except -1:
@@ -235,32 +266,42 @@ cdef class _Transport:
         raise NotImplementedError
 
     cdef int queue_up(self, Turn *turn, double *until) except -1:
-        cdef PyLockStatus status
         cdef double left
-        cdef long long microseconds
-        if turn.owner == PyThread_get_thread_ident():
+        cdef size_t me = PyThread_get_thread_ident()
+        if turn.owner == me:
             raise RuntimeError(
                 "this thread is in the middle of such a call on this connection")
-        while True:
-            left = self.remaining(until)
-            if left == 0:
-                raise BlockingIOError(errno.EAGAIN, "another thread is using the connection")
-            microseconds = -1
-            if left > 0:
-                microseconds = <long long>(min(left, 1e6) * 1e6)
-            with nogil:
-                status = PyThread_acquire_lock_timed(turn.lock, microseconds, 1)
-            if status == PY_LOCK_ACQUIRED:
-                if self.closed:
-                    PyThread_release_lock(turn.lock)
-                    raise ConnectionClosed("the connection is closed")
-                return 0
-            if status == PY_LOCK_INTR:
-                PyErr_CheckSignals()
+        atomic_add(&turn.waiting, 1)
+        try:
+            while not owner_take(&turn.owner, me):
+                left = self.remaining(until)
+                if left == 0:
+                    raise BlockingIOError(
+                        errno.EAGAIN, "another thread is using the connection")
+                pass_gate(turn, left)
+        finally:
+            atomic_add(&turn.waiting, -1)
+        if self.closed:
+            self.leave(turn)
+            raise ConnectionClosed("the connection is closed")
+        return 0
+
+    cdef int seize(self, Turn *turn) except -1:
+        """Take a turn for the end of the connection, however long that takes."""
+        cdef size_t me = PyThread_get_thread_ident()
+        atomic_add(&turn.waiting, 1)
+        try:
+            while not owner_take(&turn.owner, me):
+                pass_gate(turn, NO_LIMIT)
+        finally:
+            atomic_add(&turn.waiting, -1)
+        return 0
 
     cdef void leave(self, Turn *turn) noexcept:
-        turn.owner = 0
-        PyThread_release_lock(turn.lock)
+        owner_drop(&turn.owner)
+        # Who counted itself among the waiting before this looks for a free turn after it.
+        if turn.waiting and atomic_set(&turn.opened, 1) == 0:
+            PyThread_release_lock(turn.gate)
 
     # ------------------------------------------------------------ deadlines and waiting
 

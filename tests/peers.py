@@ -306,42 +306,37 @@ def run_python(code: str, *args: str, within: float = 3 * LONG) -> str:
 # ------------------------------------------------------------ ways to receive
 
 
-def _into() -> Callable[[Connection], bytes]:
-    def receive(conn: Connection) -> bytes:
-        buffer = bytearray(1 << 22)
-        return bytes(buffer[: conn.recv_into(buffer)])
-
-    return receive
+def _into(conn: Connection) -> bytes:
+    buffer = bytearray(1 << 22)
+    return bytes(buffer[: conn.recv_into(buffer)])
 
 
-def _many() -> Callable[[Connection], bytes]:
-    def receive(conn: Connection) -> bytes:
-        (message,) = conn.recv_many(1)
-        return message
-
-    return receive
+def _many(conn: Connection) -> bytes:
+    (message,) = conn.recv_many(1)
+    return message
 
 
-def _file() -> Callable[[Connection], bytes]:
-    file = io.BytesIO()
-    ends = [0]
+class _IntoFile:
+    """recvfile() goes on with its file, and with a new one for another connection."""
 
-    def receive(conn: Connection) -> bytes:
-        size = conn.recvfile(file)
-        assert file.tell() == ends[-1] + size  # also when a timeout had come between
-        ends.append(file.tell())
-        return file.getvalue()[ends[-2] :]
+    def __init__(self) -> None:
+        self._conn: Connection | None = None
 
-    return receive
+    def __call__(self, conn: Connection) -> bytes:
+        if conn is not self._conn:
+            self._conn, self._file, self._end = conn, io.BytesIO(), 0
+        size = conn.recvfile(self._file)
+        begin, self._end = self._end, self._file.tell()
+        assert self._end == begin + size  # also when a timeout had come between
+        return self._file.getvalue()[begin:]
 
 
-# Each call makes one that a test uses throughout: recvfile() goes on with its file.
 RECEIVERS: dict[str, Callable[[], Callable[[Connection], bytes]]] = {
-    "recv": lambda: lambda conn: conn.recv(),
-    "next": lambda: lambda conn: next(conn),
-    "recv_many": _many,
-    "recv_into": _into,
-    "recvfile": _file,
+    "recv": lambda: Connection.recv,
+    "next": lambda: next,
+    "recv_many": lambda: _many,
+    "recv_into": lambda: _into,
+    "recvfile": _IntoFile,
 }
 
 
