@@ -12,7 +12,6 @@ import math
 import selectors
 import socket
 import time
-import warnings
 from collections.abc import Iterable
 
 from .errors import ConnectionClosed
@@ -119,12 +118,6 @@ class Connection(FrameStream):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        # A constructor that raised leaves no socket to close.
-        if not self.closed and self.socket is not None:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self._close(0.0)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"over {self.socket!r}"

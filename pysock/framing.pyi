@@ -474,8 +474,9 @@ class FrameStream:
     def request_many(self, messages: Iterable[ReadableBuffer]) -> list[bytes]:
         """Send many messages and return as many replies, receiving while it sends.
 
-        Raises: as `request`; a TimeoutError's `accepted` counts the messages
-            taken, its `replies` holds those that had come.
+        Raises: as `request`; the error's `accepted` counts the messages taken, its
+            `replies` holds those that had come.  Messages before one that is refused
+            are sent.
         """
     def shutdown(self, how: int) -> None:
         """Send what is unsent, then shut down one or both directions, as a socket does.

@@ -15,11 +15,12 @@ import contextlib
 import errno
 import logging
 import selectors
+import signal
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .address import AddressLike, format_peer, identity, listen, parse, unlink_if_same
 from .connection import Connection, check_options
@@ -175,7 +176,7 @@ class Server:
         try:
             self._ended.clear()
             self._loop_thread = threading.get_ident()
-            with selectors.DefaultSelector() as selector:
+            with selectors.DefaultSelector() as selector, self._woken_by_signals():
                 self._selector = selector
                 try:
                     self._loop()
@@ -281,6 +282,18 @@ class Server:
         }
 
     # ---------------------------------------------------------------- the loop
+
+    @contextlib.contextmanager
+    def _woken_by_signals(self) -> Iterator[None]:
+        """In the main thread, let a signal end a wait that it came just before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
 
     def _wake(self) -> None:
         # It may have been woken often enough, or be over.

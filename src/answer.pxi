@@ -26,7 +26,7 @@ cdef class _Responder(_Sender):
     cdef bytes arrived(self, bint *may_receive):
         """The next message out of what has come, or None."""
         cdef sock_iov iov[2]
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef State state
         cdef Py_ssize_t got, offered
         cdef int i, n
@@ -67,7 +67,7 @@ cdef class _Responder(_Sender):
 
     cdef bint gather_reply(self, reply) except -1:
         """Append one reply; return whether the peer takes what was gathered."""
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.sending, &until)
         try:
             if self.send_error:
@@ -79,7 +79,7 @@ cdef class _Responder(_Sender):
 
     cdef bint let_go(self) except -1:
         """Send the gathered replies; return whether all have left."""
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.sending, &until)
         try:
             return self.try_flush()
@@ -125,7 +125,7 @@ cdef class _Responder(_Sender):
             Exception: what the handler raised; its earlier replies have left.
         """
         cdef bint may_receive = True
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef double oldest = sock_now()
         cdef double now
         cdef int end = TURN_BUSY

@@ -9,6 +9,7 @@ cdef object _closed = _Descriptors(-1, -1)
 cdef class _Closer(_Responder):
     """Lets the last bytes arrive, and leaves no thread with a closed descriptor."""
 
+    cdef bint owner           # of the socket
     cdef bint faded           # the end of the stream has been sent
     cdef bint closing         # close() was called inside a call of the same thread
     cdef double closing_linger
@@ -31,6 +32,13 @@ cdef class _Closer(_Responder):
             self.finish_close()
         return 0
 
+    def __del__(self):
+        # Compiled, because a signal's handler may run at the first step of a Python one,
+        # where its KeyboardInterrupt would be lost.
+        if self.owner and not self.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            self._close(0.0)
+
     def _wind_up(self):
         """Let a receive that waits between frames end, here and in other threads."""
         self.winding_up = True
@@ -43,7 +51,7 @@ cdef class _Closer(_Responder):
         Returns:
             0 when it is over, else what to wait for: SOCK_READ or SOCK_WRITE.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.sending, &until)
         try:
             if not self.try_flush():
@@ -136,10 +144,8 @@ cdef class _Closer(_Responder):
             PyErr_CheckSignals()
 
     cdef int flush_foreign(self) except -1:
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.closing_linger, NOT_BEGUN)
         if self.tail_end > self.tail_start:
-            if self.settle is not None:
-                self.limit = self.closing_linger
             with contextlib.suppress(OSError):
                 self.flush_tail(&until)
         return 0
@@ -183,7 +189,7 @@ cdef class _Closer(_Responder):
     cdef bint is_lost(self) noexcept:
         return self.lost and not self.closed
 
-    cdef int reconnect(self, double *until) except -1:
+    cdef int reconnect(self, Deadline *until) except -1:
         cdef double left
         me = PyThread_get_thread_ident()
         if self.receiving.owner == me or self.sending.owner == me:

@@ -27,6 +27,8 @@ import errno
 import io
 import os
 import stat
+import threading
+import warnings
 from operator import index as operator_index
 
 cimport cython

@@ -56,9 +56,9 @@ cdef int give_back(_Transport port, before) except -1:
 
 
 cdef bytes receive_one(sock, Format framing, timeout):
-    cdef double until = NOT_BEGUN
     before = own_timeout(sock, ...)
     cdef _OneFrame port = borrow(sock, framing, timeout)
+    cdef Deadline until = Deadline(port.limit, NOT_BEGUN)
     try:
         return port.next(&until)
     except (TimeoutError, BlockingIOError) as error:
@@ -90,13 +90,14 @@ def recv_exactly(sock, n, timeout=...):
 def recv_exactly_into(sock, buffer, timeout=...):
     """Fill *buffer*, without reading ahead; otherwise as `recv_exactly`."""
     cdef Py_buffer view
-    cdef double until = NOT_BEGUN
+    cdef Deadline until
     cdef _OneFrame port
     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
     try:
         if view.len:
             before = own_timeout(sock, ...)
             port = borrow(sock, Fixed(view.len), timeout)
+            until = Deadline(port.limit, NOT_BEGUN)
             try:
                 port.next_into(<char *>view.buf, view.len, &until)
             except (TimeoutError, BlockingIOError) as error:
@@ -125,11 +126,12 @@ def send_frame(sock, message, Format framing not None, timeout=...):
         TimeoutError: the deadline passed; its `sent` counts the bytes that went.
     """
     cdef Outgoing out
-    cdef double until = NOT_BEGUN
+    cdef Deadline until
     cdef FrameStream port = FrameStream.__new__(FrameStream)
     before = own_timeout(sock, ...)
     port.attach(sock, seconds_or_none(own_timeout(sock, timeout)), 0.0)
     port.format = framing
+    until = Deadline(port.limit, NOT_BEGUN)
     open_message(framing, &out, message, ())
     try:
         port.transmit_message(&out, &until)

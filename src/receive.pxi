@@ -129,7 +129,7 @@ cdef class _Receiver(_Transport):
             n += 1
         return n
 
-    cdef int fill(self, double *until) except -1:
+    cdef int fill(self, Deadline *until) except -1:
         """Receive once, waiting for it if need be; raise at the end of the stream."""
         cdef Py_ssize_t got
         self.inside = self.end > self.start
@@ -341,7 +341,7 @@ cdef class _Receiver(_Transport):
                 "recvfile() stopped inside a frame: call it again with the same file")
         return 0
 
-    cdef bytes next(self, double *until):
+    cdef bytes next(self, Deadline *until):
         """The next message, waiting for it if need be."""
         cdef State state
         self.refuse_in_file()
@@ -359,7 +359,7 @@ cdef class _Receiver(_Transport):
                     self.begin(NULL, 0)
             self.fill(until)
 
-    cdef Py_ssize_t next_into(self, char *p, Py_ssize_t n, double *until) except -1:
+    cdef Py_ssize_t next_into(self, char *p, Py_ssize_t n, Deadline *until) except -1:
         """Receive the next message to *p*; BufferError if *n* bytes are too few."""
         cdef State state = UNKNOWN
         cdef Py_ssize_t size
@@ -391,7 +391,7 @@ cdef class _Receiver(_Transport):
     cdef int advance(self) except -1:
         """Receive without waiting; return whether a message, or an end, can be had."""
         cdef sock_iov iov[2]
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef State state
         cdef Py_ssize_t got
         while self.file is None:

@@ -46,6 +46,7 @@ cdef class _Sender(_Receiver):
     cdef Py_ssize_t out_left
     cdef Py_ssize_t out_size
     cdef long long messages_out
+    cdef bint duplex          # both turns are this call's: it may receive while it sends
 
     def __dealloc__(self):
         self.drop_tail()
@@ -96,7 +97,7 @@ cdef class _Sender(_Receiver):
                     self.extend_tail(iov_len(&iov[i])), iov_base(&iov[i]), iov_len(&iov[i]))
         return 0
 
-    cdef Py_ssize_t push(self, sock_iov *iov, int n, int *done, double *until) except -1:
+    cdef Py_ssize_t push(self, sock_iov *iov, int n, int *done, Deadline *until) except -1:
         """Send pieces *done* to *n*, waiting as needed; *done* counts those that are gone."""
         cdef Py_ssize_t sent
         while done[0] < n:
@@ -111,14 +112,28 @@ cdef class _Sender(_Receiver):
                         iov_len(&iov[done[0]]) - sent)
             elif sock_again(sent):
                 self.waits_out += 1
-                self.wait(SOCK_WRITE, until)
+                self.wait_to_send(until)
             elif sock_intr(sent):
                 PyErr_CheckSignals()
             else:
                 self.fail_send(sent)
         return 0
 
-    cdef int transmit(self, sock_iov *iov, int n, double *until) except -1:
+    cdef int wait_to_send(self, Deadline *until) except -1:
+        """Sleep until there is room; inside a request take in the reply meanwhile.
+
+        A peer that answers while it still reads waits, in its turn, for us to read.
+        """
+        cdef int ready = SOCK_READ
+        if self.duplex:
+            while not self.advance():
+                ready = self.wait(SOCK_READ | SOCK_WRITE, until)
+                if ready & SOCK_WRITE:
+                    return 0
+        self.wait(SOCK_WRITE, until)
+        return 0
+
+    cdef int transmit(self, sock_iov *iov, int n, Deadline *until) except -1:
         """Send the tail and then all pieces; whatever does not leave becomes the tail.
 
         The first piece is left free by the caller, for the tail.
@@ -143,7 +158,7 @@ cdef class _Sender(_Receiver):
         self.drop_tail()
         return 0
 
-    cdef int transmit_message(self, Outgoing *out, double *until) except -1:
+    cdef int transmit_message(self, Outgoing *out, Deadline *until) except -1:
         """Send the tail and one frame."""
         cdef sock_iov few[8]
         cdef sock_iov *iov = few
@@ -171,7 +186,7 @@ cdef class _Sender(_Receiver):
             if iov != few:
                 PyMem_Free(iov)
 
-    cdef int flush_tail(self, double *until) except -1:
+    cdef int flush_tail(self, Deadline *until) except -1:
         cdef sock_iov iov[1]
         if self.tail_end > self.tail_start:
             self.transmit(iov, 1, until)
@@ -180,7 +195,7 @@ cdef class _Sender(_Receiver):
     cdef bint try_flush(self) except -1:
         """Send as much of the tail as leaves without waiting; return whether all did."""
         cdef sock_iov iov[1]
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t sent
         while self.tail_end > self.tail_start:
             iov_set(&iov[0], self.tail + self.tail_start, self.tail_end - self.tail_start)
@@ -197,7 +212,7 @@ cdef class _Sender(_Receiver):
         self.drop_tail()
         return True
 
-    cdef int begin_send(self, double *until) except -1:
+    cdef int begin_send(self, Deadline *until) except -1:
         """Send what was accepted earlier, before anything else is."""
         if self.send_error:
             self.fail_send(self.send_error)
@@ -209,7 +224,7 @@ cdef class _Sender(_Receiver):
 
     # ------------------------------------------------------------ batches
 
-    cdef int gather(self, message, Py_ssize_t *count, bint *inside, double *until) except -1:
+    cdef int gather(self, message, Py_ssize_t *count, bint *inside, Deadline *until) except -1:
         """Add a frame to the batch, which is the tail; send when it is full."""
         cdef Outgoing out
         cdef Format framing = self.format
@@ -253,7 +268,7 @@ cdef class _Sender(_Receiver):
         self.messages_out += 1
         return 0
 
-    cdef int settle_debts(self, double *until) except -1:
+    cdef int settle_debts(self, Deadline *until) except -1:
         """Finish what earlier requests left: send their rest, drop their replies."""
         self.exchange([], until)
         while self.owed:
@@ -273,11 +288,18 @@ cdef class _Sender(_Receiver):
             close_message(&out)
         return 0
 
-    cdef int exchange(self, list replies, double *until) except -1:
+    cdef bint is_batch_full(self) noexcept:
+        return self.kind == FOREIGN or self.tail_end - self.tail_start > GATHERED
+
+    cdef int exchange(self, list replies, Deadline *until) except -1:
         """Send the tail, taking in replies while the peer does not read."""
         cdef int ready
         if self.kind == FOREIGN:
-            return self.flush_tail(until)
+            # Its calls block: what is owed must come before more is asked for.
+            self.flush_tail(until)
+            while self.owed:
+                replies.append(self.next(until))
+            return 0
         while not self.try_flush():
             self.waits_out += 1
             ready = self.wait(SOCK_READ | SOCK_WRITE, until)
@@ -315,7 +337,7 @@ cdef class _Sender(_Receiver):
         self.out_size = count
         return 0
 
-    cdef object transmit_file(self, progress, double *until):
+    cdef object transmit_file(self, progress, Deadline *until):
         cdef sock_iov iov[2]
         cdef int descriptor = -1
         cdef Py_ssize_t sent
@@ -352,7 +374,7 @@ cdef class _Sender(_Receiver):
         self.flush_tail(until)
         return self.out_size
 
-    cdef Py_ssize_t send_from(self, int descriptor, double *until) except -1:
+    cdef Py_ssize_t send_from(self, int descriptor, Deadline *until) except -1:
         """Let the system copy the next part of the file to the socket."""
         cdef Py_ssize_t sent
         cdef Py_ssize_t n = min(self.out_left, 16 * FILE_PART)

@@ -33,6 +33,7 @@ cdef class FrameStream(_Closer):
             raise ValueError(f"spin is {spin}, expected seconds of 0 or more")
         self.attach(sock, seconds_or_none(timeout), spin)
         self.format = framing
+        self.owner = True
 
     @classmethod
     def from_fds(cls, reader, writer, *args, **kwargs):
@@ -54,7 +55,7 @@ cdef class FrameStream(_Closer):
 
     @framing.setter
     def framing(self, Format value not None):
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.receiving, &until)
         try:
             if self.inside and self.into == NULL and self.look() == PART:
@@ -138,7 +139,7 @@ cdef class FrameStream(_Closer):
             TimeoutError: the deadline passed; what had come is kept for the next call.
             FramingError: the peer's bytes do not follow the format.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef PyObject *ready = self.at_hand()
         if ready != NULL:
             message = <object>ready
@@ -166,7 +167,7 @@ cdef class FrameStream(_Closer):
         return message
 
     def __next__(self):
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef PyObject *ready = self.at_hand()
         if ready != NULL:
             message = <object>ready
@@ -192,7 +193,7 @@ cdef class FrameStream(_Closer):
 
         Raises: as `recv`.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t most = PY_SSIZE_T_MAX if limit is None else limit
         cdef list messages
         cdef PyObject *ready
@@ -222,7 +223,7 @@ cdef class FrameStream(_Closer):
             is still there for the next call.
         """
         cdef Py_buffer view
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
             self.enter(&self.receiving, &until)
@@ -245,14 +246,14 @@ cdef class FrameStream(_Closer):
         Raises: as `recv`.  After a timeout, or an error of the file, the rest
             of the frame goes only to the same file: call it again.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.receiving, &until)
         try:
             return self.next_to_file(file, progress, &until)
         finally:
             self.leave_receiving()
 
-    cdef object next_to_file(self, file, progress, double *until):
+    cdef object next_to_file(self, file, progress, Deadline *until):
         cdef Py_ssize_t n, size
         cdef State state
         if self.file is not None and self.file is not file:
@@ -338,7 +339,7 @@ cdef class FrameStream(_Closer):
         """
         cdef Outgoing out
         cdef Format framing = self.format
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef bint accepted = False
         open_message(framing, &out, message, more)
         try:
@@ -361,7 +362,7 @@ cdef class FrameStream(_Closer):
         Raises: as `send`; `accepted` counts the messages taken.  Those before a
             message that is refused are sent.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t count = 0
         cdef bint inside = False
         try:
@@ -392,7 +393,7 @@ cdef class FrameStream(_Closer):
         Raises:
             TimeoutError: the deadline passed; the rest is still there.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.sending, &until)
         try:
             if self.send_error:
@@ -413,7 +414,7 @@ cdef class FrameStream(_Closer):
         Raises: as `send`.  After a timeout only the same call with the same file
             goes on with the frame; anything else raises FramingError.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef bint accepted = False
         try:
             self.enter(&self.sending, &until)
@@ -443,7 +444,7 @@ cdef class FrameStream(_Closer):
         """
         cdef Outgoing out
         cdef Format framing = self.format
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef bint accepted = False
         open_message(framing, &out, message, ())
         try:
@@ -456,8 +457,10 @@ cdef class FrameStream(_Closer):
                     self.begin_send(&until)
                     accepted = True
                     self.owed += 1
+                    self.duplex = self.kind != FOREIGN
                     self.transmit_message(&out, &until)
                 finally:
+                    self.duplex = False
                     self.leave_sending()
                 return self.next(&until)
             finally:
@@ -471,10 +474,12 @@ cdef class FrameStream(_Closer):
     def request_many(self, messages):
         """Send many messages and return as many replies, receiving while it sends.
 
-        Raises: as `request`; a TimeoutError's `accepted` counts the messages
-            taken, its `replies` holds those that had come.
+        Raises: as `request`; the error's `accepted` counts the messages taken, its
+            `replies` holds those that had come.  Messages before one that is refused
+            are sent.
         """
-        cdef double until = NOT_BEGUN
+        cdef bint inside = True
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t count = 0
         cdef list replies = []
         try:
@@ -484,12 +489,20 @@ cdef class FrameStream(_Closer):
                 try:
                     self.settle_debts(&until)
                     self.begin_send(&until)
-                    for message in messages:
-                        self.queue(message)
-                        count += 1
-                        self.owed += 1
-                        if self.tail_end - self.tail_start > GATHERED:
+                    try:
+                        inside = False
+                        for message in messages:
+                            self.queue(message)
+                            count += 1
+                            self.owed += 1
+                            if self.is_batch_full():
+                                inside = True
+                                self.exchange(replies, &until)
+                                inside = False
+                    except BaseException:
+                        if not inside:
                             self.exchange(replies, &until)
+                        raise
                     self.exchange(replies, &until)
                 finally:
                     self.leave_sending()
@@ -497,7 +510,7 @@ cdef class FrameStream(_Closer):
                     replies.append(self.next(&until))
             finally:
                 self.leave_receiving()
-        except (TimeoutError, BlockingIOError) as error:
+        except Exception as error:
             error.accepted = count
             error.replies = replies
             raise
@@ -511,7 +524,7 @@ cdef class FrameStream(_Closer):
         Args:
             how: `socket.SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.sending, &until)
         try:
             if how != _socket.SHUT_RD:
@@ -536,7 +549,7 @@ cdef class FrameStream(_Closer):
             RuntimeError: there are unsent bytes, or pending ones and *leftover*
                 is False.
         """
-        cdef double until = NOT_BEGUN
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.receiving, &until)
         try:
             self.enter(&self.sending, &until)

@@ -35,13 +35,27 @@ cdef enum:
 cdef unsigned int forks = 0
 
 
+# A signal that comes between the last look at it and poll() does not end the poll: the
+# main thread, in which handlers run, sleeps no longer than this at a time.
+cdef double MAIN_THREAD_NAP = 0.5
+cdef size_t main_thread = threading.main_thread().ident
+
+
 def _after_fork_in_child():
-    global forks
+    global forks, main_thread
     forks += 1
+    main_thread = PyThread_get_thread_ident()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+cdef struct Deadline:
+    # Of one call.  The clock is read at the call's first wait, so that a call which need
+    # not wait never reads it.
+    double seconds            # or NO_LIMIT; 0: the call must not wait
+    double at                 # NOT_BEGUN until then
 
 
 cdef struct Turn:
@@ -84,6 +98,7 @@ cdef int pass_gate(Turn *turn, double seconds) except -1:
 
 cdef double NO_LIMIT = -1.0
 cdef double NOT_BEGUN = 0.0
+cdef double LONGEST = 1e8  # three years: what a socket's settimeout() takes
 cdef double WINDING_UP_TICK = 0.05
 cdef double SPIN_SLICE = 0.01  # then signals are looked at
 
@@ -223,7 +238,7 @@ cdef class _Transport:
 
     # ------------------------------------------------------------ turns
 
-    cdef int enter(self, Turn *turn, double *until) except -1:
+    cdef int enter(self, Turn *turn, Deadline *until) except -1:
         """Take a turn, waiting for it under the call's own deadline."""
         if self.renewable and self.is_lost():
             self.reconnect(until)
@@ -261,11 +276,11 @@ cdef class _Transport:
         sock_raise(error)
         return 0
 
-    cdef int reconnect(self, double *until) except -1:
+    cdef int reconnect(self, Deadline *until) except -1:
         """Let a client that connects itself do so again: see Client."""
         raise NotImplementedError
 
-    cdef int queue_up(self, Turn *turn, double *until) except -1:
+    cdef int queue_up(self, Turn *turn, Deadline *until) except -1:
         cdef double left
         cdef size_t me = PyThread_get_thread_ident()
         if turn.owner == me:
@@ -305,19 +320,15 @@ cdef class _Transport:
 
     # ------------------------------------------------------------ deadlines and waiting
 
-    cdef double remaining(self, double *until) except -2:
-        """Seconds left for the call, NO_LIMIT, or 0 where it must not wait at all.
-
-        The clock is read at a call's first wait, so a call that need not wait
-        never reads it.
-        """
+    cdef double remaining(self, Deadline *until) except -2:
+        """Seconds left for the call, NO_LIMIT, or 0 where it must not wait at all."""
         cdef double left
-        if self.limit <= 0:
-            return self.limit
-        if until[0] == NOT_BEGUN:
-            until[0] = sock_now() + self.limit
-            return self.limit
-        left = until[0] - sock_now()
+        if until.seconds <= 0:
+            return until.seconds
+        if until.at == NOT_BEGUN:
+            until.at = sock_now() + until.seconds
+            return until.seconds
+        left = until.at - sock_now()
         if left <= 0:
             raise TimeoutError("timed out")
         return left
@@ -334,7 +345,7 @@ cdef class _Transport:
             raise ConnectionClosed("the server is stopping")
         return 0
 
-    cdef int wait(self, int want, double *until) except -1:
+    cdef int wait(self, int want, Deadline *until) except -1:
         """Sleep until one of *want* can be done; return which.
 
         A connection that is closed by another thread wakes the sleeper.
@@ -353,6 +364,8 @@ cdef class _Transport:
                 self.can_wake = True
             self.check_end(want)
             wake = wake_fd(&self.wake)
+            if PyThread_get_thread_ident() == main_thread:
+                left = MAIN_THREAD_NAP if left < 0 else min(left, MAIN_THREAD_NAP)
             if self.winding_up:
                 # The descriptor has been used up for saying so: look at `closed` instead.
                 wake = SOCK_BAD
@@ -367,7 +380,7 @@ cdef class _Transport:
 
     # ------------------------------------------------------------ bytes
 
-    cdef Py_ssize_t try_receive(self, sock_iov *iov, int n, double *until) except? -1:
+    cdef Py_ssize_t try_receive(self, sock_iov *iov, int n, Deadline *until) except? -1:
         """One receive that does not wait; return the count or the negative error."""
         cdef Py_ssize_t got, size = iov_len(&iov[0])
         self.calls_in += 1
@@ -392,7 +405,7 @@ cdef class _Transport:
     cdef void rest(self) noexcept:
         """Give back what a sleeping call need not hold."""
 
-    cdef Py_ssize_t receive(self, double *until) except -1:
+    cdef Py_ssize_t receive(self, Deadline *until) except -1:
         """Receive at least a byte to where aim() says; 0 is the end of the stream."""
         cdef sock_iov iov[2]
         cdef Py_ssize_t got
@@ -415,7 +428,7 @@ cdef class _Transport:
             else:
                 self.fail_receive(got)
 
-    cdef Py_ssize_t spin(self, sock_iov *iov, int n, double *until) except? -1:
+    cdef Py_ssize_t spin(self, sock_iov *iov, int n, Deadline *until) except? -1:
         """Keep trying for a while, without the GIL, before the call sleeps."""
         cdef Py_ssize_t got
         cdef double left = self.remaining(until)
@@ -439,7 +452,7 @@ cdef class _Transport:
             self.bytes_in += got
         return got
 
-    cdef Py_ssize_t try_send(self, sock_iov *iov, int n, double *until) except? -1:
+    cdef Py_ssize_t try_send(self, sock_iov *iov, int n, Deadline *until) except? -1:
         """One send that does not wait; return the count or the negative error."""
         cdef Py_ssize_t sent = 0, size = 0
         cdef int i
@@ -462,7 +475,7 @@ cdef class _Transport:
             self.bytes_out += sent
         return sent
 
-    cdef Py_ssize_t foreign_receive(self, char *p, Py_ssize_t n, double *until) except? -1:
+    cdef Py_ssize_t foreign_receive(self, char *p, Py_ssize_t n, Deadline *until) except? -1:
         self.set_foreign_limit(until)
         view = PyMemoryView_FromMemory(p, n, PyBUF_WRITE)
         try:
@@ -470,7 +483,7 @@ cdef class _Transport:
         finally:
             view.release()
 
-    cdef Py_ssize_t foreign_send(self, char *p, Py_ssize_t n, double *until) except? -1:
+    cdef Py_ssize_t foreign_send(self, char *p, Py_ssize_t n, Deadline *until) except? -1:
         self.set_foreign_limit(until)
         view = PyMemoryView_FromMemory(p, n, PyBUF_READ)
         try:
@@ -478,9 +491,9 @@ cdef class _Transport:
         finally:
             view.release()
 
-    cdef int set_foreign_limit(self, double *until) except -1:
+    cdef int set_foreign_limit(self, Deadline *until) except -1:
         cdef double left
         if self.settle is not None:
             left = self.remaining(until)
-            self.settle(None if left < 0 else left)
+            self.settle(None if left < 0 else min(left, LONGEST))
         return 0
