@@ -24,7 +24,7 @@ from conftest import TIME_FACTOR, ipv6, unix
 from pysock import Connection
 from pysock.framing import Format, LengthField
 
-SHORT = 0.05 * TIME_FACTOR  # a timeout that is meant to pass
+SHORT = 0.02 * TIME_FACTOR  # a timeout that is meant to pass
 PROMPT = 2 * TIME_FACTOR  # "at once", on a busy machine
 LONG = 10 * TIME_FACTOR  # nothing takes this long unless it hangs
 
@@ -66,6 +66,11 @@ class SocketEnd:
         self._conn = Connection(sock, framing, **options)
         return self._conn
 
+    def forget(self) -> None:
+        """Leave the connection and its socket to the garbage collector."""
+        self._conn = None
+        del self.sock
+
     def write(self, data: Any) -> None:
         self.sock.settimeout(LONG)
         self.sock.sendall(data)
@@ -81,6 +86,13 @@ class SocketEnd:
     def read_all(self) -> bytes:
         return self.read(sys.maxsize)
 
+    def sip(self, n: int) -> bytes:
+        """What there is now, at most *n* bytes."""
+        with contextlib.suppress(BlockingIOError):
+            self.sock.settimeout(0)
+            return self.sock.recv(n)
+        return b""
+
     def finish(self) -> None:
         """Say that no more bytes will come from here."""
         self.sock.shutdown(socket.SHUT_WR)
@@ -89,7 +101,8 @@ class SocketEnd:
         if self._conn is not None:
             self._conn.linger = 0.0
             self._conn.close()
-        self.sock.close()
+        if hasattr(self, "sock"):
+            self.sock.close()
 
 
 class PipeEnd:
@@ -102,6 +115,9 @@ class PipeEnd:
     def connection(self, framing: Format = LengthField(), **options: Any) -> Connection:  # noqa: B008
         self._conn = Connection.from_fds(*self._fds, framing, **options)
         return self._conn
+
+    def forget(self) -> None:
+        self._conn, self._fds = None, []
 
     def write(self, data: Any) -> None:
         view = memoryview(data).cast("B")
@@ -123,6 +139,9 @@ class PipeEnd:
 
     def read_all(self) -> bytes:
         return self.read(sys.maxsize)
+
+    def sip(self, n: int) -> bytes:
+        return os.read(self._fds[0], n) if select.select(self._fds[:1], [], [], 0)[0] else b""
 
     def finish(self) -> None:
         os.close(self._fds.pop())
@@ -176,7 +195,10 @@ def _sockets(
             _shrink(listener)
             _shrink(client)
         client.connect(listener.getsockname())
-        return client, listener.accept()[0]
+        served = listener.accept()[0]
+        if smallest:
+            served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        return client, served
 
 
 @contextlib.contextmanager
@@ -199,6 +221,20 @@ def linked(kind: str, folder: Path, smallest: bool = False) -> Iterator[tuple[An
 @pytest.fixture(params=TRANSPORTS)
 def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """Two ends over every transport there is."""
+    with linked(request.param, tmp_path) as both:
+        yield both
+
+
+@pytest.fixture(params=TRANSPORTS)
+def tight_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """The same with the smallest buffers between them."""
+    with linked(request.param, tmp_path, smallest=True) as both:
+        yield both
+
+
+@pytest.fixture(params=["socketpair", "pipes", "foreign"])
+def few_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """Two ends over one transport for each way that the code takes."""
     with linked(request.param, tmp_path) as both:
         yield both
 
@@ -287,7 +323,7 @@ def asleep(conn: Connection, call: Callable[..., Any], *args: Any) -> Task:
 def stuff(conn: Connection) -> int:
     """Send until nothing more leaves; return how many bytes of messages were taken."""
     timeout, conn.timeout = conn.timeout, SHORT
-    size = 1 << 22
+    size = 1 << 24
     with pytest.raises(TimeoutError):
         conn.send(bytes(size))
     conn.timeout = timeout

@@ -138,10 +138,10 @@ def test_o_nonblock_stays_as_it_was(own_ends, blocking):
     for fd in fds:
         os.set_blocking(fd, blocking)
     before = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in fds]
-    peers.stuff(conn)
+    size = peers.stuff(conn)
     with pytest.raises(TimeoutError):
         conn.recv()
-    with background(peer.read, 4 + (1 << 22)):
+    with background(peer.read, 4 + size):
         conn.flush()
     peer.write(b"\0\0\0\1x")
     assert conn.recv() == b"x"

@@ -1,0 +1,144 @@
+"""The command `pysock`: finds the verb, and turns what goes wrong into one line.
+
+Each verb is a module of this package, with `configure(parser)` and `run(options)`; it is
+imported when it is asked for.
+
+Exit status: 0 when all went well; 1 when something on this side failed, such as writing
+the output; 2 for a wrong command line or a message that cannot be sent; 130 after Ctrl-C;
+141 when the reader of the output has gone; 255 when the connection failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+__all__ = ["Failure", "main"]
+
+FAILED = 1
+MISUSED = 2
+INTERRUPTED = 128 + 2  # as a shell tells SIGINT
+UNREAD = 128 + 13  # and SIGPIPE
+DISCONNECTED = 255
+
+# Each verb, and what `pysock --help` says of it.
+VERBS = {
+    "demo": "show messages stuck together and cured, a server, and a comparison",
+    "send": "send messages to a server and print its replies",
+}
+
+
+class Failure(Exception):
+    """What ends a verb: a sentence for the user, and the exit status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text, status)
+        self.text = text
+        self.status = status
+
+
+class NoReader(Exception):
+    """Nobody reads the output any more, which is no failure of ours."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise Failure(f"{message}; see {self.prog} --help", MISUSED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (default: that of the process); return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    try:
+        try:
+            status = _run(verb, arguments)
+        finally:
+            _flush()
+    except Failure as exc:
+        _complain(verb, exc.text)
+        status = exc.status
+    except MemoryError:
+        _complain(verb, "not enough memory")
+        status = FAILED
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except NoReader:
+        status = UNREAD
+    return status
+
+
+def _run(verb: str | None, arguments: list[str]) -> int:
+    try:
+        if verb is None:
+            return _top(arguments)
+        module = importlib.import_module(f"{__name__}.{verb}")
+        parser = Parser(f"pysock {verb}", module.DESCRIPTION, module.EPILOG)
+        module.configure(parser)
+        options = parser.parse_intermixed_args(arguments[1:])
+        status: int = module.run(options)
+        return status
+    except SystemExit as exc:  # --help and --version
+        return exc.code if isinstance(exc.code, int) else 0
+
+
+def _top(arguments: list[str]) -> int:
+    """Answer `pysock` without a verb it knows."""
+    from .. import __version__
+
+    verbs = "\n".join(f"  {verb:<8} {summary}" for verb, summary in VERBS.items())
+    parser = Parser(
+        "pysock",
+        "Whole messages over sockets.",
+        f"verbs:\n{verbs}\n\n`pysock VERB --help` tells more, with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"pysock {__version__}")
+    parser.add_argument("verb", metavar="VERB", choices=list(VERBS), help="what to do")
+    parser.parse_args(arguments[:1])
+    raise AssertionError("not reached: a known verb does not come here")
+
+
+def _complain(verb: str | None, text: str) -> None:
+    """Write one line on stderr, whatever *text* holds."""
+    if sys.stderr is not None:  # print() would take stdout instead
+        line = " ".join(text.split())
+        print(f"pysock {verb}: {line}" if verb else f"pysock: {line}", file=sys.stderr)
+
+
+def _flush() -> None:
+    """Write out what is buffered, so that the interpreter has nothing left to fail at.
+
+    Raises:
+        NoReader: nobody reads the output any more.
+        Failure: it cannot be written.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        # What is left goes nowhere: the interpreter flushes once more at its end.
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        if exc.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL: a closed pipe on Windows
+            raise NoReader from None
+        raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None

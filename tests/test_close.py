@@ -1,0 +1,367 @@
+"""close(): the last bytes arrive, who waits is woken, no descriptor is used again."""
+
+from __future__ import annotations
+
+import gc
+import io
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import peers
+from conftest import linux
+from peers import LONG, PROMPT, SHORT, Task, asleep, background, linked, pattern, until
+from pysock import Connection, wait
+from pysock.errors import ConnectionClosed
+from pysock.framing import LengthField
+
+ends, own_ends, tight_ends = peers.ends, peers.own_ends, peers.tight_ends
+few_ends, paired_ends, receive = peers.few_ends, peers.paired_ends, peers.receive
+tcp_ends, socket_ends = peers.tcp_ends, peers.socket_ends
+
+FIELD = LengthField()
+HUGE = 1 << 24  # more than any transport takes while nobody reads
+
+
+# ------------------------------------------------------------ who waits is woken
+
+
+def endless() -> Iterator[bytes]:
+    while True:
+        yield bytes(1000)
+
+
+WAITING: dict[str, Callable[[Connection], Any]] = {
+    "send": lambda conn: conn.send(bytes(HUGE)),
+    "send_many": lambda conn: conn.send_many(endless()),
+    "sendfile": lambda conn: conn.sendfile(io.BytesIO(bytes(HUGE))),
+    "request": lambda conn: conn.request(b"x"),
+    "large request": lambda conn: conn.request(bytes(HUGE)),
+    "request_many": lambda conn: conn.request_many([b"x"] * 9),
+    "large request_many": lambda conn: conn.request_many(endless()),
+    "shutdown": lambda conn: conn.send(bytes(HUGE)) or conn.shutdown(socket.SHUT_WR),
+}
+
+
+def closes_at_once(conn: Connection, *waiting: Task) -> None:
+    conn.linger = 0.0
+    began = time.monotonic()
+    with background(conn.close):
+        for task in waiting:
+            with pytest.raises(ConnectionClosed):
+                task.finish(PROMPT)
+    assert time.monotonic() - began < PROMPT
+    assert conn.closed
+
+
+def test_close_wakes_who_receives(own_ends, receive):
+    """D10"""
+    conn = own_ends[0].connection()
+    closes_at_once(conn, asleep(conn, receive, conn))
+
+
+def test_close_wakes_who_receives_inside_a_frame(own_ends, receive):
+    """D10"""
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    peer.write(FIELD.encode(pattern(100_000))[:50_000])
+    closes_at_once(conn, asleep(conn, receive, conn))
+
+
+@pytest.mark.parametrize("way", WAITING)
+def test_close_wakes_who_sends_or_asks(own_ends, way):
+    """C07, D10"""
+    conn = own_ends[0].connection()
+    closes_at_once(conn, asleep(conn, WAITING[way], conn))
+
+
+def test_close_wakes_both_directions_and_who_waits_for_a_turn(own_ends):
+    """D10"""
+    conn = own_ends[0].connection()
+    receiving = asleep(conn, conn.recv)
+    sending = asleep(conn, conn.send, bytes(HUGE))
+    queued = [Task(conn.recv), Task(conn.send, b"x"), Task(conn.request, b"x")]
+    closes_at_once(conn, receiving, sending, *queued)
+
+
+def test_close_wakes_who_spins(own_ends):
+    conn = own_ends[0].connection(spin=LONG)
+    receiving = Task(conn.recv)
+    until(receiving.is_alive)
+    closes_at_once(conn, receiving)
+
+
+def test_close_wakes_who_has_slept_before(own_ends):
+    """The descriptor that wakes is made once, and its wake-up is not lost"""
+    conn, peer = own_ends[0].connection(timeout=SHORT), own_ends[1]
+    with pytest.raises(TimeoutError):
+        conn.recv()
+    conn.timeout = None
+    peer.write(FIELD.encode(b"x"))
+    assert conn.recv() == b"x"
+    closes_at_once(conn, asleep(conn, conn.recv))
+
+
+def test_close_wakes_who_waits_for_several(own_ends):
+    conn = own_ends[0].connection()
+    waiting = Task(wait, [conn], LONG)
+    until(lambda: conn.stats.calls_in)
+    with background(conn.close):
+        assert waiting.finish(PROMPT) == [conn]
+
+
+def test_close_while_another_thread_closes(own_ends):
+    """D12"""
+    conn, peer = own_ends[0].connection(linger=LONG), own_ends[1]
+    peers.stuff(conn)
+    start = threading.Barrier(3)
+
+    def close() -> None:
+        start.wait(LONG)
+        conn.close()
+
+    closing = [Task(close) for _ in range(3)]
+    with background(peer.read_all) as reading:
+        for task in closing:
+            task.finish()
+        assert len(reading.finish()) == 4 + HUGE
+
+
+def test_close_twice_is_once(ends):
+    """D12"""
+    with ends[0].connection() as conn:
+        conn.close()
+        conn.close()
+    conn.close()
+    assert ends[1].read_all() == b""
+
+
+@pytest.mark.parametrize("what", ["recv", "send"])
+def test_descriptor_that_is_used_again_is_not_touched(what):
+    """D11"""
+    call = {"recv": Connection.recv, "send": lambda conn: conn.send(bytes(HUGE))}[what]
+    for _ in range(30):
+        a, b = socket.socketpair()
+        with b:
+            conn = Connection(a, linger=0.0)
+            number = conn.fileno()
+            using = asleep(conn, call, conn)
+            conn.close()
+            c, d = socket.socketpair()
+            with c, d:
+                assert number in (c.fileno(), d.fileno())
+                for sock in (c, d):
+                    sock.send(b"\0\0\0\1x")
+                with pytest.raises(ConnectionClosed):
+                    using.finish()
+                assert c.recv(99) == d.recv(99) == b"\0\0\0\1x"
+
+
+# ------------------------------------------------------------ the last bytes arrive
+
+
+@pytest.mark.parametrize("transport", ["tcp4", "tcp6", "unix", "socketpair"])
+@pytest.mark.parametrize("unread", [0, 6, 1 << 16])
+def test_last_reply_arrives_although_input_is_unread(tmp_path, transport, unread):
+    """D04, D05"""
+    reply = FIELD.encode(pattern(1 << 20))
+    with linked(transport, tmp_path) as (near, peer):
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+        conn = near.connection()
+        peer.write(FIELD.encode(b"question") + bytes(unread))
+        assert conn.recv() == b"question"
+
+        def answer() -> None:
+            conn.send(pattern(1 << 20))
+            conn.close()
+
+        answering = Task(answer)
+        received = b""
+        slow = threading.Event()
+        while len(received) < len(reply):
+            slow.wait(0.001)
+            part = peer.read(1 << 15)
+            assert part, f"the end after {len(received)} bytes"
+            received += part
+        assert received == reply
+        assert peer.read_all() == b""
+        answering.finish()
+
+
+def test_close_sends_what_was_accepted(ends):
+    """Of every transport, whatever the tail"""
+    conn, peer = ends[0].connection(), ends[1]
+    peers.stuff(conn)
+    with background(conn.close):
+        assert len(peer.read_all()) == 4 + HUGE
+
+
+def test_close_in_the_middle_of_a_read_ahead_batch_loses_no_reply(socket_ends):
+    conn, peer = socket_ends[0].connection(), socket_ends[1]
+    peer.write(FIELD.encode(b"x") * 1000)
+    assert conn.recv() == b"x"
+    conn.send(b"reply")
+    conn.close()
+    assert peer.read_all() == FIELD.encode(b"reply")
+
+
+def test_close_returns_at_once_when_nothing_is_queued(ends):
+    conn = ends[0].connection(linger=LONG)
+    conn.send(b"x")
+    began = time.monotonic()
+    conn.close()
+    assert time.monotonic() - began < PROMPT
+    assert ends[1].read_all() == FIELD.encode(b"x")
+
+
+def test_close_lingers_no_longer_than_told_for_a_peer_that_does_not_read(ends):
+    """D06"""
+    conn = ends[0].connection(linger=2 * SHORT)
+    peers.stuff(conn)
+    began = time.monotonic()
+    conn.close()
+    assert time.monotonic() - began < PROMPT
+
+
+def test_close_waits_no_longer_than_told_for_a_peer_that_took_all_but_stays(tcp_ends):
+    """D06: all is acknowledged, nobody has read it"""
+    conn = tcp_ends[0].connection(linger=LONG)
+    conn.send(bytes(10_000))
+    began = time.monotonic()
+    conn.close()
+    assert time.monotonic() - began < PROMPT
+    assert tcp_ends[1].read_all() == FIELD.encode(bytes(10_000))
+
+
+@linux
+def test_close_ends_although_the_peer_never_stops_sending():
+    """D06"""
+    flood = """
+import socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+try:
+    while True:
+        sock.sendall(bytes(1 << 20))
+except OSError:
+    pass
+"""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as theirs:
+            number = theirs.fileno()
+            command = [sys.executable, "-c", flood, str(number)]
+            process = subprocess.Popen(command, pass_fds=[number])
+        conn = Connection(listener.accept()[0], linger=10 * SHORT)
+        conn.timeout = SHORT
+        conn.recv_into(bytearray(0))  # the first of its zeros, so that it has begun
+        with pytest.raises(TimeoutError):
+            conn.send(bytes(HUGE))
+        began = time.monotonic()
+        conn.close()
+        assert time.monotonic() - began < PROMPT
+        assert process.wait(LONG) == 0
+
+
+def test_without_linger_close_does_not_wait(ends):
+    conn = ends[0].connection(linger=0)
+    peers.stuff(conn)
+    began = time.monotonic()
+    conn.close()
+    assert time.monotonic() - began < PROMPT
+
+
+def test_leaving_the_with_block_closes(ends):
+    with ends[0].connection() as conn:
+        conn.send(b"x")
+    assert conn.closed
+    assert ends[1].read_all() == FIELD.encode(b"x")
+    with pytest.raises(LookupError), ends[1].connection() as other:
+        raise LookupError
+    assert other.closed
+
+
+def test_both_sides_close_at_the_same_time(ends):
+    """D18"""
+    conn, other = (end.connection() for end in ends)
+    conn.send(b"x")
+    other.send(b"y")
+    start = threading.Barrier(2)
+
+    def close(which: Connection) -> None:
+        start.wait(LONG)
+        which.close()
+
+    with background(close, conn):
+        close(other)
+
+
+# ------------------------------------------------------------ nobody closed it
+
+
+def test_forgotten_connection_warns_and_is_closed(ends):
+    """D12"""
+    conn, peer = ends[0].connection(), ends[1]
+    conn.send(b"x")
+    ends[0].forget()
+    with pytest.warns(ResourceWarning, match="unclosed <Connection") as told:
+        del conn
+        gc.collect()
+    assert len(told) == 1
+    assert peer.read_all() == FIELD.encode(b"x")
+
+
+def test_forgotten_connection_does_not_linger(socket_ends):
+    conn = socket_ends[0].connection(linger=LONG)
+    peers.stuff(conn)
+    socket_ends[0].forget()
+    began = time.monotonic()
+    with pytest.warns(ResourceWarning):
+        del conn
+        gc.collect()
+    assert time.monotonic() - began < PROMPT
+
+
+def test_closed_connection_is_forgotten_in_silence(ends):
+    conn = ends[0].connection()
+    conn.close()
+    ends[0].forget()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del conn
+        gc.collect()
+
+
+def test_connection_dropped_while_a_thread_is_inside(own_ends):
+    """C10"""
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    receiving = asleep(conn, conn.recv)
+    own_ends[0].forget()
+    with pytest.warns(ResourceWarning):
+        del conn
+        gc.collect()
+        peer.write(FIELD.encode(b"x"))
+        assert receiving.finish() == b"x"
+        del receiving
+        gc.collect()
+    assert peer.read_all() == b""
+
+
+def test_interpreter_that_ends_with_open_connections_is_silent():
+    """D12"""
+    assert (
+        peers.run_python("""
+import socket, threading, pysock
+a, b = socket.socketpair()
+conn, other = pysock.Connection(a), pysock.Connection(b)
+conn.send(b"x")
+waiting = threading.Thread(target=lambda: [other.recv() for _ in range(2)], daemon=True)
+waiting.start()
+print("end")
+""")
+        == "end\n"
+    )
