@@ -170,18 +170,19 @@ def wait(
         return ready
     with _selector() as selector:
         for connection in watched:
-            selector.register(connection, selectors.EVENT_READ)
+            selector.register(connection, selectors.EVENT_READ, connection)
+            selector.register(connection._wake_fileno(), selectors.EVENT_READ, connection)
         while not ready:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break
             for key, _ in selector.select(left):
-                state = key.fileobj._ready()  # type: ignore[union-attr]
-                if state is None:
+                state = key.data._ready()
+                if state is None and not key.data.closed:
                     # Another thread is at it: it would be readable for ever.
                     selector.unregister(key.fileobj)
                 elif state:
-                    ready.append(key.fileobj)  # type: ignore[arg-type]
+                    ready.append(key.data)
             if not selector.get_map():
                 break
     return [connection for connection in watched if connection in ready]

@@ -39,6 +39,11 @@ cdef class _Closer(_Responder):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
             self._close(0.0)
 
+    def _wake_fileno(self):
+        """A descriptor that becomes readable when the stream is closed, or is to end."""
+        self.hold_wake()
+        return wake_fd(&self.wake)
+
     def _wind_up(self):
         """Let a receive that waits between frames end, here and in other threads."""
         self.winding_up = True
@@ -206,10 +211,12 @@ cdef class _Closer(_Responder):
 
     def _renew(self, sock):
         """Go on with *sock*, as a new connection; what the old one held is dropped."""
+        self.renewing = True
         if self.can_wake:
             wake_poke(&self.wake)
         self.seize(&self.receiving)
         self.seize(&self.sending)
+        self.renewing = False
         try:
             if self.closed:
                 raise ConnectionClosed("the connection is closed")

@@ -62,6 +62,7 @@ cdef extern from "sockio.h" nogil:
     double sock_now()
     int sock_prepare(sock_t fd)
     Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n)
+    Py_ssize_t sock_recv_waiting(sock_t fd, sock_iov *iov, int n)
     Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n)
     Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n)
     int sock_shutdown_write(sock_t fd)

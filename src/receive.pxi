@@ -13,6 +13,7 @@ cdef extern from "Python.h":
 cdef enum:
     READ_AHEAD = SPARE_SIZE
     DIRECT = 8 * 1024         # a frame that misses more than this is not read ahead
+    HEAD_ROOM = 2 * 1024      # read ahead of the frame that follows a large one
     FIRST_ROOM = 128 * 1024   # allocated for a large message before its bytes arrive
     GROWTH = 4                # then as many times what has arrived
 
@@ -46,7 +47,9 @@ cdef class _Receiver(_Transport):
     cdef Py_ssize_t got
     cdef PyObject *partial
     cdef object file          # what recvfile() is writing to, in mid-frame
-    cdef Py_ssize_t file_left
+    cdef bint file_checked    # its trailer
+    cdef object file_rest     # what it took over from a receive, and has still to write
+    cdef Py_ssize_t file_left  # bytes that go there by way of the buffer
     cdef bint ended
     cdef long long messages_in
     cdef Py_ssize_t owed      # replies to requests that gave up waiting for them
@@ -125,7 +128,10 @@ cdef class _Receiver(_Transport):
         if left < READ_AHEAD and (self.into == NULL or self.into_room == self.message_size()):
             self.hold_buffer()
             self.make_room()
-            iov_set(&iov[n], self.buf + self.end, self.room - self.end)
+            # Behind a large frame probably comes another, which is to go straight to its
+            # place as well: only its head is read ahead.
+            left = self.room - self.end if n == 0 else min(self.room - self.end, HEAD_ROOM)
+            iov_set(&iov[n], self.buf + self.end, left)
             n += 1
         return n
 
@@ -231,6 +237,32 @@ cdef class _Receiver(_Transport):
         self.consume(lay.header + <Py_ssize_t>length)
         self.delivered()
         return message
+
+    cdef int pick_all(self, list messages, Py_ssize_t most) except -1:
+        """Append the plain messages that are all there, at most *most*."""
+        cdef const Layout *lay = &self.format.layout
+        cdef const unsigned char *p = <const unsigned char *>self.buf + self.start
+        cdef Py_ssize_t room = self.end - self.start
+        cdef Py_ssize_t before = room
+        cdef uint64_t length
+        if not lay.plain or self.into != NULL:
+            return 0
+        while most > 0 and room >= lay.header:
+            length = read_length(p, lay.width, lay.little)
+            if length < lay.minimum:
+                break
+            length -= lay.surplus
+            if length > <uint64_t>(room - lay.header) or length > lay.limit:
+                break
+            messages.append(
+                PyBytes_FromStringAndSize(<const char *>p + lay.header, <Py_ssize_t>length))
+            p += lay.header + length
+            room -= lay.header + <Py_ssize_t>length
+            most -= 1
+            self.delivered()
+        if room < before:
+            self.consume(before - room)
+        return 0
 
     cdef void delivered(self) noexcept:
         self.messages_in += 1
@@ -405,6 +437,8 @@ cdef class _Receiver(_Transport):
                 if state == PART and self.is_large():
                     self.begin(NULL, 0)
             if self.ended or self.receive_error or self.kind == FOREIGN:
+                return True
+            if self.winding_up and self.at_rest():
                 return True
             got = self.try_receive(iov, self.aim(iov), &until)
             if got > 0:

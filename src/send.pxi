@@ -32,6 +32,12 @@ cdef int descriptor_of(file) except? -1:
     return descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else -1
 
 
+cdef enum:
+    NOT_SENT
+    IN_PART                   # the rest is in the tail
+    AT_ONCE
+
+
 cdef class _Sender(_Receiver):
     """Whole messages into a stream; what is accepted leaves before anything later."""
 
@@ -68,7 +74,7 @@ cdef class _Sender(_Receiver):
         cdef Py_ssize_t size = self.tail_end - self.tail_start
         cdef Py_ssize_t room = READ_AHEAD
         cdef char *larger
-        if self.tail_end + n > self.tail_room:
+        if self.tail == NULL or self.tail_end + n > self.tail_room:
             while room < size + n:
                 room *= 2
             if room == READ_AHEAD:
@@ -91,10 +97,16 @@ cdef class _Sender(_Receiver):
     cdef int keep_unsent(self, sock_iov *iov, int n) except -1:
         """Append what has not left to the tail: its message is accepted."""
         cdef int i
-        for i in range(n):
-            if iov_len(&iov[i]):
-                memcpy(
-                    self.extend_tail(iov_len(&iov[i])), iov_base(&iov[i]), iov_len(&iov[i]))
+        try:
+            for i in range(n):
+                if iov_len(&iov[i]):
+                    memcpy(
+                        self.extend_tail(iov_len(&iov[i])), iov_base(&iov[i]),
+                        iov_len(&iov[i]))
+        except MemoryError:
+            # A frame has begun to leave and its rest is lost: nothing can follow it.
+            self.send_error = -errno.ENOMEM
+            raise
         return 0
 
     cdef Py_ssize_t push(self, sock_iov *iov, int n, int *done, Deadline *until) except -1:
@@ -214,12 +226,16 @@ cdef class _Sender(_Receiver):
 
     cdef int begin_send(self, Deadline *until) except -1:
         """Send what was accepted earlier, before anything else is."""
+        self.check_can_send()
+        self.flush_tail(until)
+        return 0
+
+    cdef int check_can_send(self) except -1:
         if self.send_error:
             self.fail_send(self.send_error)
         if self.out_file is not None:
             raise FramingError(
                 "sendfile() stopped inside a frame: call it again with the same file")
-        self.flush_tail(until)
         return 0
 
     # ------------------------------------------------------------ batches
@@ -263,6 +279,42 @@ cdef class _Sender(_Receiver):
         self.messages_out += 1
         return True
 
+    cdef int send_at_once(self, message) except -1:
+        """Send a small plain message in one step, if it is one; return how far it came."""
+        cdef const Layout *lay = &self.format.layout
+        cdef unsigned char frame[SMALL]
+        cdef sock_iov iov[1]
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
+        cdef Py_ssize_t n, sent = 0
+        if not lay.plain or not PyBytes_CheckExact(message) or self.kind != SOCKET:
+            return NOT_SENT
+        n = PyBytes_GET_SIZE(message)
+        if n > SMALL - lay.header or <uint64_t>n > lay.limit or n + lay.surplus < lay.minimum:
+            return NOT_SENT
+        if self.closed or self.lost or self.born != forks:
+            return NOT_SENT
+        if not owner_take(&self.sending.owner, PyThread_get_thread_ident()):
+            return NOT_SENT
+        if self.tail_end == self.tail_start and self.out_file is None:
+            write_length(frame, lay.width, lay.little, n + lay.surplus)
+            memcpy(frame + lay.header, PyBytes_AS_STRING(message), n)
+            n += lay.header
+            iov_set(&iov[0], <char *>frame, n)
+            sent = self.try_send(iov, 1, &until)
+        if sent <= 0:  # not now, or an error: the long way meets it again
+            self.leave(&self.sending)
+            return NOT_SENT
+        self.messages_out += 1
+        if sent < n:
+            iov_set(&iov[0], <char *>frame + sent, n - sent)
+            try:
+                self.keep_unsent(iov, 1)
+            finally:
+                self.leave(&self.sending)
+            return IN_PART
+        self.leave(&self.sending)
+        return AT_ONCE
+
     cdef int append_frame(self, Outgoing *out) except -1:
         copy_frame(out, self.extend_tail(out.total))
         self.messages_out += 1
@@ -270,6 +322,7 @@ cdef class _Sender(_Receiver):
 
     cdef int settle_debts(self, Deadline *until) except -1:
         """Finish what earlier requests left: send their rest, drop their replies."""
+        self.check_can_send()
         self.exchange([], until)
         while self.owed:
             self.next(until)
@@ -319,8 +372,10 @@ cdef class _Sender(_Receiver):
                 "a file cannot be searched for the delimiter before it is sent: use send()")
         offset = in_range("offset", offset, 0, PY_SSIZE_T_MAX)
         end = file.seek(0, 2)
+        if offset > end:
+            raise ValueError(f"offset is {offset}, but the file has {end} bytes")
         if count is None:
-            count = max(0, end - offset)
+            count = end - offset
         if in_range("count", count, 0, PY_SSIZE_T_MAX) > end - offset:
             raise ValueError(
                 f"count is {count}, but the file has {end - offset} bytes to send")

@@ -55,6 +55,11 @@ static inline Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n) {
     return (Py_ssize_t)got;
 }
 
+/* Here every socket is non-blocking: this one does not wait either. */
+static inline Py_ssize_t sock_recv_waiting(sock_t fd, sock_iov *iov, int n) {
+    return sock_recv(fd, iov, n);
+}
+
 static inline Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n) {
     DWORD sent = 0;
     if (WSASend(fd, iov, (DWORD)n, &sent, 0, NULL, NULL)) return -WSAGetLastError();
@@ -193,19 +198,28 @@ static inline int sock_prepare(sock_t fd) {
     return 0;
 }
 
-/* MSG_DONTWAIT, because O_NONBLOCK belongs to all who share the socket. */
-static inline Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n) {
+static inline Py_ssize_t sock_recv_flags(sock_t fd, sock_iov *iov, int n, int flags) {
     ssize_t r;
     if (n == 1) {
-        r = recv(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT);
+        r = recv(fd, iov->iov_base, iov->iov_len, flags);
     } else {
         struct msghdr m;
         memset(&m, 0, sizeof m);
         m.msg_iov = iov;
         m.msg_iovlen = (size_t)n;
-        r = recvmsg(fd, &m, MSG_DONTWAIT);
+        r = recvmsg(fd, &m, flags);
     }
     return r < 0 ? -errno : r;
+}
+
+/* MSG_DONTWAIT, because O_NONBLOCK belongs to all who share the socket. */
+static inline Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n) {
+    return sock_recv_flags(fd, iov, n, MSG_DONTWAIT);
+}
+
+/* Sleeps where the socket is a blocking one. */
+static inline Py_ssize_t sock_recv_waiting(sock_t fd, sock_iov *iov, int n) {
+    return sock_recv_flags(fd, iov, n, 0);
 }
 
 static inline Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n) {
@@ -270,24 +284,39 @@ static inline Py_ssize_t pipe_read(sock_t fd, char *p, Py_ssize_t n, int nonbloc
     return r < 0 ? -errno : r;
 }
 
-/* A pipe that is writable takes PIPE_BUF bytes without blocking, and no more is promised.
- * SIGPIPE is held back for the one call, and taken away again if it was ours. */
-static inline Py_ssize_t pipe_write(sock_t fd, const char *p, Py_ssize_t n, int nonblocking) {
-    int ready = nonblocking ? 0 : pipe_ready(fd, POLLOUT);
-    if (ready < 0) return ready;
-    sigset_t sigpipe, before, pending;
+/* SIGPIPE is held back for one call that has no MSG_NOSIGNAL, and taken away if it came. */
+typedef struct { sigset_t before; int was_pending; } sigpipe_hold;
+
+static inline void sigpipe_begin(sigpipe_hold *hold) {
+    sigset_t sigpipe, pending;
     sigemptyset(&sigpipe);
     sigaddset(&sigpipe, SIGPIPE);
     sigpending(&pending);
-    pthread_sigmask(SIG_BLOCK, &sigpipe, &before);
-    ssize_t r = write(fd, p, nonblocking || n < PIPE_BUF ? (size_t)n : PIPE_BUF);
-    Py_ssize_t result = r < 0 ? -errno : r;
-    if (result == -EPIPE && !sigismember(&pending, SIGPIPE)) {
+    hold->was_pending = sigismember(&pending, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &sigpipe, &hold->before);
+}
+
+static inline void sigpipe_end(const sigpipe_hold *hold, Py_ssize_t result) {
+    if (result == -EPIPE && !hold->was_pending) {
+        sigset_t sigpipe, pending;
         int taken;
+        sigemptyset(&sigpipe);
+        sigaddset(&sigpipe, SIGPIPE);
         sigpending(&pending);
         if (sigismember(&pending, SIGPIPE)) sigwait(&sigpipe, &taken);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_sigmask(SIG_SETMASK, &hold->before, NULL);
+}
+
+/* A pipe that is writable takes PIPE_BUF bytes without blocking, and no more is promised. */
+static inline Py_ssize_t pipe_write(sock_t fd, const char *p, Py_ssize_t n, int nonblocking) {
+    int ready = nonblocking ? 0 : pipe_ready(fd, POLLOUT);
+    if (ready < 0) return ready;
+    sigpipe_hold hold;
+    sigpipe_begin(&hold);
+    ssize_t r = write(fd, p, nonblocking || n < PIPE_BUF ? (size_t)n : PIPE_BUF);
+    Py_ssize_t result = r < 0 ? -errno : r;
+    sigpipe_end(&hold, result);
     return result;
 }
 
@@ -295,8 +324,12 @@ static inline Py_ssize_t pipe_write(sock_t fd, const char *p, Py_ssize_t n, int 
 #define SOCK_HAS_SENDFILE 1
 static inline Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n) {
     off_t at = (off_t)offset;
+    sigpipe_hold hold;
+    sigpipe_begin(&hold);
     ssize_t r = sendfile(fd, file, &at, (size_t)n);
-    return r < 0 ? -errno : r;
+    Py_ssize_t result = r < 0 ? -errno : r;
+    sigpipe_end(&hold, result);
+    return result;
 }
 #else
 #define SOCK_HAS_SENDFILE 0

@@ -9,12 +9,10 @@ Stats = namedtuple(
 )
 
 
-cdef int write_all(file, message) except -1:
-    view = memoryview(message)
-    while len(view):
-        written = file.write(view)
-        view = view[len(view) if written is None else written:]
-    return 0
+cdef Py_ssize_t write_some(file, view) except -1:
+    """Write to *file*; return how much it took, which only raw files tell."""
+    written = file.write(view)
+    return len(view) if written is None else written
 
 
 cdef class FrameStream(_Closer):
@@ -196,22 +194,16 @@ cdef class FrameStream(_Closer):
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t most = PY_SSIZE_T_MAX if limit is None else limit
         cdef list messages
-        cdef PyObject *ready
         if most < 1:
             raise ValueError(f"limit is {limit}, expected 1 or more, or None")
         self.enter(&self.receiving, &until)
         try:
             messages = [self.next(&until)]
             while len(messages) < most and self.into == NULL:
-                ready = self.pick()
-                if ready != NULL:
-                    message = <object>ready
-                    Py_DECREF(message)
-                    messages.append(message)
-                elif self.look() == WHOLE:
-                    messages.append(self.cut())
-                else:
+                self.pick_all(messages, most - len(messages))
+                if len(messages) == most or self.look() != WHOLE:
                     break
+                messages.append(self.cut())
             return messages
         finally:
             self.leave_receiving()
@@ -254,27 +246,19 @@ cdef class FrameStream(_Closer):
             self.leave_receiving()
 
     cdef object next_to_file(self, file, progress, Deadline *until):
-        cdef Py_ssize_t n, size
-        cdef State state
-        if self.file is not None and self.file is not file:
-            self.refuse_in_file()
+        cdef Py_ssize_t n, held, size
         if self.file is None:
-            if self.into != NULL:
-                message = self.next(until)
-                write_all(file, message)
-                return len(message)
-            state = self.look()
-            while state == UNKNOWN:
-                self.fill(until)
-                state = self.look()
-            if state == REFUSED:
-                self.refuse()
-            self.file = file
-            self.format_then = self.format
-            self.file_left = self.message_size()
-            self.consume(self.head.skip)
+            self.begin_to_file(file, until)
+        elif self.file is not file:
+            self.refuse_in_file()
         size = self.message_size()
-        cdef Py_ssize_t held = self.format_then.layout.trailer_size - self.head.drop
+        while self.file_rest is not None:
+            n = write_some(file, self.file_rest[:READ_AHEAD])
+            self.file_rest = self.file_rest[n:] or None
+            if progress is not None:
+                progress(size - self.file_left - len(self.file_rest or b""), size)
+        # The trailer is checked before it is written or dropped.
+        held = self.format_then.layout.trailer_size - self.head.drop if self.file_left else 0
         while self.file_left > held:
             n = min(self.file_left - held, self.end - self.start)
             if n == 0:
@@ -283,8 +267,42 @@ cdef class FrameStream(_Closer):
             self.to_file(file, n)
             if progress is not None:
                 progress(size - self.file_left, size)
-        # The trailer is checked before it is written or dropped.
-        n = self.format_then.layout.trailer_size
+        if not self.file_checked:
+            self.check_file_trailer(file, held, until)
+            self.delivered()
+        self.file = None
+        return size
+
+    cdef int begin_to_file(self, file, Deadline *until) except -1:
+        """Find the next frame; its message goes to *file* from now on."""
+        cdef State state
+        self.file_checked = False
+        if self.into != NULL:
+            # A receive has begun it in memory.
+            if self.format_then.layout.trailer_size > self.head.drop:
+                self.file_rest = memoryview(self.next(until))
+                self.file_checked = True
+                self.file_left = 0
+            else:
+                self.file_rest = memoryview(self.into[:self.got]) if self.got else None
+                self.file_left = self.message_size() - self.got
+                self.drop_partial()
+            self.file = file
+            return 0
+        state = self.look()
+        while state == UNKNOWN:
+            self.fill(until)
+            state = self.look()
+        if state == REFUSED:
+            self.refuse()
+        self.file = file
+        self.format_then = self.format
+        self.file_left = self.message_size()
+        self.consume(self.head.skip)
+        return 0
+
+    cdef int check_file_trailer(self, file, Py_ssize_t held, Deadline *until) except -1:
+        cdef Py_ssize_t n = self.format_then.layout.trailer_size
         while self.end - self.start < n:
             self.fill(until)
         if check_trailer(&self.format_then.layout, self.buf + self.start + n) < 0:
@@ -294,18 +312,15 @@ cdef class FrameStream(_Closer):
             self.to_file(file, held)
         elif n:
             self.consume(n)
-        self.file = None
-        self.delivered()
-        return size
+        return 0
 
     cdef int to_file(self, file, Py_ssize_t n) except -1:
         """Write the next *n* bytes of the buffer; what is not written stays there."""
         view = PyMemoryView_FromMemory(self.buf + self.start, n, PyBUF_READ)
         try:
-            written = file.write(view)
+            n = write_some(file, view)
         finally:
             view.release()
-        n = n if written is None else written
         self.file_left -= n
         self.consume(n)
         return 0
@@ -341,6 +356,12 @@ cdef class FrameStream(_Closer):
         cdef Format framing = self.format
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef bint accepted = False
+        cdef int sent = NOT_SENT if more else self.send_at_once(message)
+        if sent == AT_ONCE:
+            return
+        if sent == IN_PART:
+            self.flush_accepted(&until)
+            return
         open_message(framing, &out, message, more)
         try:
             self.enter(&self.sending, &until)
@@ -355,6 +376,18 @@ cdef class FrameStream(_Closer):
             raise
         finally:
             close_message(&out)
+
+    cdef int flush_accepted(self, Deadline *until) except -1:
+        try:
+            self.enter(&self.sending, until)
+            try:
+                self.flush_tail(until)
+            finally:
+                self.leave_sending()
+        except (TimeoutError, BlockingIOError) as error:
+            error.accepted = True
+            raise
+        return 0
 
     def send_many(self, messages):
         """Send many messages in few system calls; return how many.

@@ -20,6 +20,16 @@ cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
 
 
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+    ctypedef struct PyInterpreterState:
+        pass
+    PyInterpreterState *PyInterpreterState_Get()
+    PyThreadState *PyInterpreterState_ThreadHead(PyInterpreterState *interpreter)
+    PyThreadState *PyThreadState_Next(PyThreadState *state)
+
+
 cdef enum Kind_of_end:
     SOCKET
     PIPE
@@ -82,7 +92,13 @@ cdef void free_turn(Turn *turn) noexcept:
         PyThread_free_lock(turn.gate)
 
 
-cdef int pass_gate(Turn *turn, double seconds) except -1:
+cdef void open_gate(Turn *turn) noexcept:
+    """Let one of those that wait for a turn look for it."""
+    if turn.waiting and atomic_set(&turn.opened, 1) == 0:
+        PyThread_release_lock(turn.gate)
+
+
+cdef void pass_gate(Turn *turn, double seconds) noexcept:
     """Sleep until a turn is free, a signal comes, or time is over; the caller looks."""
     cdef PyLockStatus status
     cdef long long microseconds = -1
@@ -92,8 +108,6 @@ cdef int pass_gate(Turn *turn, double seconds) except -1:
         status = PyThread_acquire_lock_timed(turn.gate, microseconds, 1)
     if status == PY_LOCK_ACQUIRED:
         atomic_set(&turn.opened, 0)
-    PyErr_CheckSignals()
-    return 0
 
 
 cdef double NO_LIMIT = -1.0
@@ -173,6 +187,7 @@ cdef class _Transport:
     cdef Kind_of_end kind
     cdef sock_t reader
     cdef sock_t writer
+    cdef bint nonblocking     # a socket that has been seen not to block
     cdef bint reader_nonblocking
     cdef bint writer_nonblocking
     cdef double limit         # seconds for each call, or NO_LIMIT
@@ -182,6 +197,7 @@ cdef class _Transport:
     cdef readonly bint closed
     cdef bint winding_up      # nothing new is wanted: a receive between frames ends
     cdef bint renewable       # a client that connects again by itself
+    cdef bint renewing        # it is doing so: calls on the old connection end
     cdef int receive_error    # a failed direction stays failed: negative system errors
     cdef int send_error
     cdef bint lost            # an error that ends the connection has been raised
@@ -294,29 +310,28 @@ cdef class _Transport:
                     raise BlockingIOError(
                         errno.EAGAIN, "another thread is using the connection")
                 pass_gate(turn, left)
+                PyErr_CheckSignals()
         finally:
             atomic_add(&turn.waiting, -1)
+            if turn.owner == 0:
+                open_gate(turn)  # an exception: the next one is to have what we give up
         if self.closed:
             self.leave(turn)
             raise ConnectionClosed("the connection is closed")
         return 0
 
-    cdef int seize(self, Turn *turn) except -1:
+    cdef void seize(self, Turn *turn) noexcept:
         """Take a turn for the end of the connection, however long that takes."""
         cdef size_t me = PyThread_get_thread_ident()
         atomic_add(&turn.waiting, 1)
-        try:
-            while not owner_take(&turn.owner, me):
-                pass_gate(turn, NO_LIMIT)
-        finally:
-            atomic_add(&turn.waiting, -1)
-        return 0
+        while not owner_take(&turn.owner, me):
+            pass_gate(turn, NO_LIMIT)
+        atomic_add(&turn.waiting, -1)
 
     cdef void leave(self, Turn *turn) noexcept:
         owner_drop(&turn.owner)
         # Who counted itself among the waiting before this looks for a free turn after it.
-        if turn.waiting and atomic_set(&turn.opened, 1) == 0:
-            PyThread_release_lock(turn.gate)
+        open_gate(turn)
 
     # ------------------------------------------------------------ deadlines and waiting
 
@@ -341,8 +356,19 @@ cdef class _Transport:
         """Raise where there is nothing to wait for any more."""
         if self.closed:
             raise ConnectionClosed("the connection was closed in another thread")
+        if self.renewing:
+            raise ConnectionClosed("the connection broke, and is being made again")
         if self.winding_up and want == SOCK_READ and self.at_rest():
             raise ConnectionClosed("the server is stopping")
+        return 0
+
+    cdef int hold_wake(self) except -1:
+        cdef int opened
+        if not self.can_wake:
+            opened = wake_open(&self.wake)
+            if opened < 0:
+                sock_raise(opened)
+            self.can_wake = True
         return 0
 
     cdef int wait(self, int want, Deadline *until) except -1:
@@ -357,11 +383,7 @@ cdef class _Transport:
             left = self.remaining(until)
             if left == 0:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            if not self.can_wake:
-                ready = wake_open(&self.wake)
-                if ready < 0:
-                    sock_raise(ready)
-                self.can_wake = True
+            self.hold_wake()
             self.check_end(want)
             wake = wake_fd(&self.wake)
             if PyThread_get_thread_ident() == main_thread:
@@ -420,13 +442,40 @@ cdef class _Transport:
             if got >= 0:
                 return got
             if sock_again(got):
-                self.rest()
                 self.waits_in += 1
-                self.wait(SOCK_READ, until)
-            elif sock_intr(got):
+                if self.may_sleep_in_recv(until):
+                    self.calls_in += 1
+                    with nogil:
+                        got = sock_recv_waiting(self.reader, iov, n)
+                    if got > 0:
+                        self.bytes_in += got
+                    if got >= 0:
+                        return got
+                    if sock_again(got):
+                        self.nonblocking = True
+                if sock_again(got):
+                    self.rest()
+                    self.wait(SOCK_READ, until)
+                    continue
+            if sock_intr(got):
                 PyErr_CheckSignals()
             else:
                 self.fail_receive(got)
+
+    cdef bint may_sleep_in_recv(self, Deadline *until) noexcept:
+        """Whether a plain blocking receive will do: no deadline, and nobody who could wake us.
+
+        It saves poll() and a second receive after it.
+        """
+        return (
+            self.kind == SOCKET
+            and until.seconds == NO_LIMIT
+            and not self.nonblocking
+            and not self.winding_up
+            and not GLANCE_TAKES
+            and PyThreadState_Next(
+                PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL
+        )
 
     cdef Py_ssize_t spin(self, sock_iov *iov, int n, Deadline *until) except? -1:
         """Keep trying for a while, without the GIL, before the call sleeps."""

@@ -110,6 +110,7 @@ class PipeEnd:
 
     def __init__(self, reader: int, writer: int) -> None:
         self._fds = [reader, writer]
+        self.descriptors = (reader, writer)
         self._conn: Connection | None = None
 
     def connection(self, framing: Format = LengthField(), **options: Any) -> Connection:  # noqa: B008

@@ -55,9 +55,9 @@ def test_request_meets_the_end_of_the_stream(ends):
         conn.request(b"x")
 
 
-def test_request_many_returns_the_replies_in_order(ends):
-    conn = ends[0].connection()
-    serving = Task(echo, ends[1].connection())
+def test_request_many_returns_the_replies_in_order(own_ends):
+    conn = own_ends[0].connection()
+    serving = Task(echo, own_ends[1].connection())
     assert conn.request_many([]) == []
     messages = [b"%d" % i for i in range(5000)]
     assert conn.request_many(iter(messages)) == replies(messages)
@@ -106,8 +106,8 @@ def test_request_against_a_peer_that_answers_inside_the_message(own_ends):
     serving.finish()
 
 
-def test_request_many_that_meets_a_bad_message_sends_what_came_before(few_ends):
-    conn, peer = few_ends[0].connection(), few_ends[1]
+def test_request_many_that_meets_a_bad_message_sends_what_came_before(own_ends):
+    conn, peer = own_ends[0].connection(), own_ends[1]
     with pytest.raises(TypeError):
         conn.request_many([b"a", b"b", "refused"])
     assert conn.unsent == 0

@@ -1,0 +1,194 @@
+"""wait(): those connections with a message, or an end, to receive."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import pytest
+
+import peers
+from peers import LONG, PROMPT, SHORT, Task, asleep, background, linked, pattern, until
+from pysock import wait
+from pysock.errors import ConnectionClosed, FrameTooLarge
+from pysock.framing import Delimiter, LengthField
+
+own_ends, paired_ends, receive = peers.own_ends, peers.paired_ends, peers.receive
+
+FIELD = LengthField()
+
+
+def test_message_that_comes_ends_the_wait(own_ends):
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    assert wait([conn], 0) == []
+    waiting = Task(wait, [conn])
+    until(lambda: conn.stats.calls_in)
+    waiting.join(SHORT)
+    assert waiting.is_alive()
+    peer.write(FIELD.encode(b"x"))
+    assert waiting.finish() == [conn]
+    assert conn.recv() == b"x"
+    assert wait([conn], 0) == []
+
+
+def test_wait_ends_with_its_timeout(own_ends):
+    conn = own_ends[0].connection()
+    began = time.monotonic()
+    assert wait([conn], SHORT) == []
+    assert 0.99 * SHORT <= time.monotonic() - began < PROMPT
+
+
+def test_wait_for_nothing_returns_at_once():
+    assert wait([], LONG) == []
+    assert wait(iter(())) == []
+
+
+def test_messages_that_were_read_ahead_count(own_ends, receive):
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    peer.write(FIELD.encode(b"a") + FIELD.encode(b"b") + FIELD.encode(b"c")[:3])
+    assert receive(conn) == b"a"
+    assert wait([conn]) == [conn]
+    assert wait([conn], 0) == [conn]
+    assert receive(conn) == b"b"
+    assert wait([conn], 0) == []  # half a header is no message
+    peer.write(FIELD.encode(b"c")[3:])
+    assert wait([conn]) == [conn]
+    assert receive(conn) == b"c"
+
+
+def test_empty_message_counts(own_ends):
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    peer.write(FIELD.encode(b""))
+    assert wait([conn]) == [conn]
+    assert conn.recv() == b""
+
+
+def test_end_of_the_stream_counts(own_ends, receive):
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    peer.finish()
+    for _ in range(2):
+        assert wait([conn], LONG) == [conn]
+        with pytest.raises((ConnectionClosed, StopIteration)):
+            receive(conn)
+
+
+def test_end_inside_a_frame_counts(own_ends):
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    peer.write(FIELD.encode(b"hello")[:6])
+    assert wait([conn], SHORT) == []
+    peer.finish()
+    assert wait([conn], LONG) == [conn]
+
+
+def test_reset_counts(tmp_path):
+    with linked("tcp4", tmp_path) as (near, peer):
+        conn = near.connection()
+        peers.reset(peer)
+        assert wait([conn], LONG) == [conn]
+        with pytest.raises(ConnectionResetError):
+            conn.recv()
+
+
+def test_refused_header_counts(own_ends):
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    peer.write(b"\xff" * 4)
+    assert wait([conn], LONG) == [conn]
+    with pytest.raises(FrameTooLarge):
+        conn.recv()
+
+
+def test_closed_connection_counts(own_ends):
+    conn = own_ends[0].connection()
+    conn.close()
+    assert wait([conn], LONG) == [conn]
+
+
+def test_large_message_counts_when_all_of_it_has_come(own_ends, receive):
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    frame = FIELD.encode(pattern(1 << 20))
+    for cut in (4, 5, 60_000, 1 << 20):
+        with background(peer.write, frame[:cut]):
+            assert wait([conn], SHORT) == []
+        with background(peer.write, frame[cut:]):
+            assert wait([conn], LONG) == [conn]
+        assert receive(conn) == pattern(1 << 20)
+        assert wait([conn], 0) == []
+
+
+def test_long_line_counts_when_its_end_has_come(own_ends):
+    conn, peer = own_ends[0].connection(Delimiter()), own_ends[1]
+    line = b"x" * 300_000
+    with background(peer.write, line):
+        assert wait([conn], SHORT) == []
+    peer.write(b"\n")
+    assert wait([conn], LONG) == [conn]
+    assert conn.recv() == line
+
+
+def test_only_those_that_are_ready_are_returned_in_the_order_given(tmp_path):
+    with contextlib.ExitStack() as stack:
+        conns, others = [], []
+        for i in range(6):
+            folder = tmp_path / str(i)
+            folder.mkdir()
+            kind = ["tcp4", "unix", "socketpair", "pipes"][i % 4]
+            near, far = stack.enter_context(linked(kind, folder))
+            conns.append(near.connection())
+            others.append(far.connection())
+        assert wait(conns, 0) == []
+        others[4].send(b"x")
+        assert wait(iter(conns), LONG) == [conns[4]]
+        others[1].send_many([b"one", b"two"])
+        assert conns[1].recv() == b"one"  # "two" has been read ahead
+        others[3].close()
+        until(lambda: wait(conns, 0) == [conns[1], conns[3], conns[4]])
+        for conn in (conns[4], conns[1]):
+            conn.recv()
+        assert wait(conns[:3] + conns[4:], SHORT) == []
+        assert wait(reversed(conns), 0) == [conns[3]]
+
+
+def test_connection_that_is_given_twice(paired_ends):
+    conn, peer = paired_ends[0].connection(), paired_ends[1]
+    assert wait([conn, conn], 0) == []
+    waiting = Task(wait, [conn, conn], LONG)
+    until(lambda: conn.stats.calls_in > 2)
+    peer.write(FIELD.encode(b"x"))
+    assert set(waiting.finish()) == {conn}
+
+
+def test_connection_that_another_thread_receives_from_is_left_to_it(own_ends, tmp_path):
+    conn, peer = own_ends[0].connection(), own_ends[1]
+    receiving = asleep(conn, conn.recv)
+    assert wait([conn], SHORT) == []
+    with linked("socketpair", tmp_path) as (near, far):
+        other = near.connection()
+        far.write(FIELD.encode(b"y"))
+        assert wait([conn, other], LONG) == [other]
+    peer.write(FIELD.encode(b"x"))
+    assert receiving.finish() == b"x"
+
+
+def test_wait_does_not_change_what_a_call_returns(own_ends, receive):
+    conn, peer = own_ends[0].connection(timeout=LONG), own_ends[1]
+    messages = [pattern(size) for size in (0, 10, 5000, 20_000, 100_000, 1)]
+    with background(peer.write, b"".join(map(FIELD.encode, messages))):
+        for message in messages:
+            assert wait([conn], LONG) == [conn]
+            assert receive(conn) == message
+    assert conn.pending == 0
+
+
+def test_wait_takes_any_timeout(paired_ends):
+    conn, peer = paired_ends[0].connection(), paired_ends[1]
+    peer.write(FIELD.encode(b"x"))
+    for timeout in (None, 0, 1e-9, 1, 1e9, float("inf")):
+        assert wait([conn], timeout) == [conn]
+    conn.recv()
+    waiting: Any = [Task(wait, [conn], timeout) for timeout in (1e7, float("inf"))]
+    for task in waiting:
+        task.join(SHORT)
+    peer.write(FIELD.encode(b"x"))
+    for task in waiting:
+        assert task.finish() == [conn]
