@@ -11,6 +11,7 @@ import time
 
 from .address import AddressLike, connect, parse
 from .connection import Connection, check_options
+from .errors import ConnectionClosed
 from .framing import Format, LengthField
 
 TYPE_CHECKING = False  # typing itself is slow to import
@@ -73,6 +74,7 @@ class Client(Connection):
             )
         self.connect_timeout = connect_timeout
         self._connecting = threading.Lock()
+        self._over = threading.Event()
         self._again = reconnect
         own = self._connect(None) if sock is None else sock
         try:
@@ -111,8 +113,14 @@ class Client(Connection):
                 nap = pause * (0.5 + os.urandom(1)[0] / 512)
                 if deadline is not None and time.monotonic() + nap >= deadline:
                     raise
-                time.sleep(nap)
+                if self._over.wait(nap):
+                    raise ConnectionClosed("the connection is closed") from None
                 pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def close(self) -> None:
+        """As `Connection.close`; a call that waits to connect again ends too."""
+        self._over.set()
+        super().close()
 
     def _reconnect(self, left: float | None) -> None:
         """Connect again, once for all threads that found the connection broken."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "wait"]
 
+_LONGEST_WAIT = 86400.0  # what poll() takes has an end; then it is asked again
+
 # macOS has another name for the option that Linux and Windows call KEEPIDLE.
 _KEEPIDLE = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
 
@@ -163,7 +165,7 @@ def wait(
     Returns:
         A list in the order given; empty when the time was over.
     """
-    watched = list(connections)
+    watched = list(dict.fromkeys(connections))
     deadline = None if timeout is None else time.monotonic() + timeout
     ready = [connection for connection in watched if connection._ready()]
     if ready or timeout == 0 or not watched:
@@ -176,7 +178,7 @@ def wait(
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break
-            for key, _ in selector.select(left):
+            for key, _ in selector.select(None if left is None else min(left, _LONGEST_WAIT)):
                 state = key.data._ready()
                 if state is None and not key.data.closed:
                     # Another thread is at it: it would be readable for ever.

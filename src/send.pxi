@@ -200,9 +200,19 @@ cdef class _Sender(_Receiver):
 
     cdef int flush_tail(self, Deadline *until) except -1:
         cdef sock_iov iov[1]
-        if self.tail_end > self.tail_start:
-            self.transmit(iov, 1, until)
-        return 0
+        cdef Py_ssize_t sent
+        if self.tail_end == self.tail_start:
+            return 0
+        if self.kind == SOCKET:
+            # Nearly always it goes at once, and there is nothing to clean up.
+            iov_set(&iov[0], self.tail + self.tail_start, self.tail_end - self.tail_start)
+            sent = self.try_send(iov, 1, until)
+            if sent > 0:
+                self.tail_start += sent
+        if self.tail_end == self.tail_start:
+            self.drop_tail()
+            return 0
+        return self.transmit(iov, 1, until)
 
     cdef bint try_flush(self) except -1:
         """Send as much of the tail as leaves without waiting; return whether all did."""
@@ -261,13 +271,16 @@ cdef class _Sender(_Receiver):
         return 0
 
     cdef bint append_plain(self, message) noexcept:
-        """Append a frame to a batch that has been begun, if it is a plain one and fits."""
+        """Append a frame to the batch, if it is a plain one and fits."""
         cdef const Layout *lay = &self.format.layout
         cdef Py_ssize_t n
         cdef unsigned char *p
         if not lay.plain or not PyBytes_CheckExact(message):
             return False
         n = PyBytes_GET_SIZE(message)
+        if self.tail == NULL:
+            self.tail = spare_take()
+            self.tail_room = 0 if self.tail == NULL else READ_AHEAD
         if n + lay.header > READ_AHEAD - self.tail_end or self.tail_room != READ_AHEAD:
             return False
         if <uint64_t>n > lay.limit or n + lay.surplus < lay.minimum:

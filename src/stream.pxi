@@ -540,7 +540,9 @@ cdef class FrameStream(_Closer):
                 finally:
                     self.leave_sending()
                 while self.owed:
-                    replies.append(self.next(&until))
+                    self.pick_all(replies, self.owed)
+                    if self.owed:
+                        replies.append(self.next(&until))
             finally:
                 self.leave_receiving()
         except Exception as error:

@@ -226,9 +226,9 @@ def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, 
         yield both
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=["tcp4", "socketpair", "pipes", "foreign"])
 def tight_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
-    """The same with the smallest buffers between them."""
+    """Two ends with the smallest buffers between them."""
     with linked(request.param, tmp_path, smallest=True) as both:
         yield both
 
@@ -243,6 +243,13 @@ def few_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[A
 @pytest.fixture(params=[*SOCKETS, *PAIRED, "pipes"])
 def own_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """Two ends over every transport that pysock waits for itself."""
+    with linked(request.param, tmp_path) as both:
+        yield both
+
+
+@pytest.fixture(params=["socketpair", "pipes"])
+def few_own_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """The same for tests that have many cases besides."""
     with linked(request.param, tmp_path) as both:
         yield both
 

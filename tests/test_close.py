@@ -23,7 +23,7 @@ from pysock.errors import ConnectionClosed
 from pysock.framing import LengthField
 
 ends, own_ends, tight_ends = peers.ends, peers.own_ends, peers.tight_ends
-few_ends, paired_ends, receive = peers.few_ends, peers.paired_ends, peers.receive
+few_own_ends, receive = peers.few_own_ends, peers.receive
 tcp_ends, socket_ends = peers.tcp_ends, peers.socket_ends
 
 FIELD = LengthField()
@@ -61,15 +61,15 @@ def closes_at_once(conn: Connection, *waiting: Task) -> None:
     assert conn.closed
 
 
-def test_close_wakes_who_receives(own_ends, receive):
+def test_close_wakes_who_receives(few_own_ends, receive):
     """D10"""
-    conn = own_ends[0].connection()
+    conn = few_own_ends[0].connection()
     closes_at_once(conn, asleep(conn, receive, conn))
 
 
-def test_close_wakes_who_receives_inside_a_frame(own_ends, receive):
+def test_close_wakes_who_receives_inside_a_frame(few_own_ends, receive):
     """D10"""
-    conn, peer = own_ends[0].connection(), own_ends[1]
+    conn, peer = few_own_ends[0].connection(), few_own_ends[1]
     peer.write(FIELD.encode(pattern(100_000))[:50_000])
     closes_at_once(conn, asleep(conn, receive, conn))
 

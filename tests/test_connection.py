@@ -30,7 +30,8 @@ from pysock.framing import (
     Varint,
 )
 
-ends, paired_ends, receive = peers.ends, peers.paired_ends, peers.receive
+ends, few_ends = peers.ends, peers.few_ends
+paired_ends, receive = peers.paired_ends, peers.receive
 
 FIELD = LengthField()
 MARKED = LengthField(4, offset=2, magic=b"MK", trailer=b"\xce", counts="body")
@@ -91,9 +92,9 @@ def test_recv_goes_on_at_every_cut(ends, framing, messages):
 
 
 @pytest.mark.parametrize("framing", [FIELD, MARKED], ids=["plain", "marked"])
-def test_receiving_goes_on_at_every_cut(ends, framing, receive):
+def test_receiving_goes_on_at_every_cut(few_ends, framing, receive):
     """P01, in every way to receive"""
-    cut_everywhere(ends, framing, [b"hello", b"", b"0123456789" * 7], receive)
+    cut_everywhere(few_ends, framing, [b"hello", b"", b"0123456789" * 7], receive)
 
 
 @pytest.mark.parametrize(("framing", "messages"), EVERY)
@@ -109,16 +110,16 @@ def test_recv_of_a_stream_that_comes_in_single_bytes(ends, framing, messages):
 
 
 @pytest.mark.parametrize("chop", [1, 3, 64, 997, 4096])
-def test_recv_of_a_stream_in_chops(ends, receive, chop):
+def test_recv_of_a_stream_in_chops(few_ends, receive, chop):
     """P02"""
     sizes = [10, 300, 0, 2000] if chop < 64 else [10, 9000, 0, 70_000, 4096, 200_000]
     messages = [pattern(min(size, 500 * chop)) for size in sizes]
     stream = wire(FIELD, messages)
-    conn = ends[0].connection()
+    conn = few_ends[0].connection()
 
     def write_chops() -> None:
         for i in range(0, len(stream), chop):
-            ends[1].write(stream[i : i + chop])
+            few_ends[1].write(stream[i : i + chop])
 
     with background(write_chops):
         assert [receive(conn) for _ in messages] == messages
@@ -129,10 +130,10 @@ def echo(conn: Connection) -> None:
         conn.send(message)
 
 
-def test_messages_of_each_size_come_back_exact(ends, receive):
+def test_messages_of_each_size_come_back_exact(few_ends, receive):
     """H01, the two largest sizes being max_frame - 1 and max_frame"""
     framing = LengthField(max_frame=1_500_000)
-    conn, other = (end.connection(framing) for end in ends)
+    conn, other = (end.connection(framing) for end in few_ends)
     served = Task(echo, other)
     for size in [*SIZES, 1_500_000 - 1, 1_500_000]:
         conn.send(pattern(size))

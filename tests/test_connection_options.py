@@ -141,6 +141,7 @@ def test_o_nonblock_stays_as_it_was(own_ends, blocking):
     size = peers.stuff(conn)
     with pytest.raises(TimeoutError):
         conn.recv()
+    conn.timeout = LONG
     with background(peer.read, 4 + size):
         conn.flush()
     peer.write(b"\0\0\0\1x")

@@ -61,6 +61,15 @@ def test_request_many_returns_the_replies_in_order(own_ends):
     assert conn.request_many([]) == []
     messages = [b"%d" % i for i in range(5000)]
     assert conn.request_many(iter(messages)) == replies(messages)
+    conn.close()
+    serving.finish()
+
+
+def test_request_many_sends_many_in_one_go(own_ends):
+    conn = own_ends[0].connection()
+    serving = Task(echo, own_ends[1].connection())
+    messages = [b"%d" % i for i in range(5000)]
+    assert conn.request_many(messages) == replies(messages)
     assert conn.stats.calls_out < 100
     conn.close()
     serving.finish()

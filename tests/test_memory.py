@@ -264,4 +264,3 @@ def test_pool_of_buffers_serves_connections_by_turns(tmp_path):
                 for conn in conns:
                     assert conn.recv() == b"z"
             assert [conn.pending for conn in conns] == [0, 0]
-            assert FIELD.max_frame == LIMIT

@@ -20,7 +20,7 @@ from pysock.errors import ConnectionClosed
 from pysock.framing import LengthField
 
 own_ends, ends, paired_ends = peers.own_ends, peers.ends, peers.paired_ends
-receive = peers.receive
+few_own_ends, receive = peers.few_own_ends, peers.receive
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, fork"),
@@ -91,9 +91,9 @@ def test_storm_of_signals_during_large_messages_both_ways(ends):
         until(lambda: counted)
 
 
-def test_signal_while_waiting_goes_unnoticed(own_ends, receive):
+def test_signal_while_waiting_goes_unnoticed(few_own_ends, receive):
     """P11"""
-    conn, peer = own_ends[0].connection(), own_ends[1]
+    conn, peer = few_own_ends[0].connection(), few_own_ends[1]
     counted: list[int] = []
     with on_signal(lambda *_: counted.append(1) or peer.write(FIELD.encode(b"x"))):
         sending = signal_when_waiting(conn)
@@ -102,9 +102,9 @@ def test_signal_while_waiting_goes_unnoticed(own_ends, receive):
     assert counted == [1]
 
 
-def test_storm_of_signals_does_not_restart_the_deadline(ends, receive):
+def test_storm_of_signals_does_not_restart_the_deadline(few_own_ends, receive):
     """P11"""
-    conn, counted = ends[0].connection(timeout=3 * SHORT), []
+    conn, counted = few_own_ends[0].connection(timeout=3 * SHORT), []
     began = time.monotonic()
     with storm(counted), pytest.raises(TimeoutError):
         receive(conn)
@@ -133,9 +133,9 @@ def test_signal_while_waiting_for_the_turn_goes_unnoticed(own_ends):
 # ------------------------------------------------------------ handlers that raise
 
 
-def test_handler_that_raises_in_recv_leaves_the_stream_in_step(own_ends, receive):
+def test_handler_that_raises_in_recv_leaves_the_stream_in_step(few_own_ends, receive):
     """P12"""
-    conn, peer = own_ends[0].connection(), own_ends[1]
+    conn, peer = few_own_ends[0].connection(), few_own_ends[1]
     stream = FIELD.encode(pattern(100_000)) + FIELD.encode(b"next")
     for cut in (0, 2, 50_000):
         peer.write(stream[:cut])
@@ -152,9 +152,9 @@ def test_handler_that_raises_in_recv_leaves_the_stream_in_step(own_ends, receive
 
 
 @pytest.mark.parametrize("way", ["send", "send_many", "request", "request_many"])
-def test_handler_that_raises_while_sending_leaves_the_stream_in_step(own_ends, way):
+def test_handler_that_raises_while_sending_leaves_the_stream_in_step(few_own_ends, way):
     """P12: the message was accepted, and goes before the next"""
-    conn, peer = own_ends[0].connection(), own_ends[1]
+    conn, peer = few_own_ends[0].connection(), few_own_ends[1]
     message = pattern(HUGE)
     calls: dict[str, Callable[[], Any]] = {
         "send": lambda: conn.send(message),
@@ -215,9 +215,9 @@ def test_handler_that_raises_as_the_turn_comes_passes_it_on(paired_ends):
     assert receiving[1].finish(PROMPT) == b"second"
 
 
-def test_keyboard_interrupt_leaves_every_call_and_the_connection_works(own_ends, receive):
+def test_keyboard_interrupt_leaves_every_call_and_the_connection_works(few_own_ends, receive):
     """P13"""
-    conn, peer = own_ends[0].connection(), own_ends[1]
+    conn, peer = few_own_ends[0].connection(), few_own_ends[1]
     with on_signal(signal.default_int_handler, signal.SIGINT):
         sending = signal_when_waiting(conn, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -263,8 +263,8 @@ def test_keyboard_interrupt_ends_a_close_that_lingers(tmp_path):
         assert near.sock.fileno() == -1
 
 
-def test_close_in_a_handler_ends_the_call_it_interrupted(own_ends, receive):
-    conn = own_ends[0].connection()
+def test_close_in_a_handler_ends_the_call_it_interrupted(few_own_ends, receive):
+    conn = few_own_ends[0].connection()
     number = conn.fileno()
     with on_signal(lambda *_: conn.close()):
         sending = signal_when_waiting(conn)
@@ -274,7 +274,7 @@ def test_close_in_a_handler_ends_the_call_it_interrupted(own_ends, receive):
     assert conn.closed
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(number)
-    assert own_ends[1].read_all() == b""
+    assert few_own_ends[1].read_all() == b""
 
 
 def test_close_in_a_handler_while_sending_still_lingers(own_ends):

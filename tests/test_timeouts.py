@@ -18,7 +18,8 @@ from pysock import Connection
 from pysock.framing import Delimiter, Format, LengthField, Netstring
 
 ends, own_ends, tight_ends = peers.ends, peers.own_ends, peers.tight_ends
-few_ends, paired_ends, receive = peers.few_ends, peers.paired_ends, peers.receive
+few_ends, few_own_ends = peers.few_ends, peers.few_own_ends
+paired_ends, receive = peers.paired_ends, peers.receive
 
 FIELD = LengthField()
 MARKED = LengthField(4, offset=2, magic=b"MK", trailer=b"\xce", counts="body")
@@ -38,9 +39,9 @@ def times_out(call: Any, *args: Any) -> TimeoutError:
 # ------------------------------------------------------------ receiving
 
 
-def test_recv_after_a_timeout_with_nothing_read(ends, receive):
+def test_recv_after_a_timeout_with_nothing_read(few_ends, receive):
     """P05"""
-    conn, peer = ends[0].connection(timeout=SHORT), ends[1]
+    conn, peer = few_ends[0].connection(timeout=SHORT), few_ends[1]
     times_out(receive, conn)
     peer.write(FIELD.encode(b"late"))
     conn.timeout = LONG
@@ -54,7 +55,7 @@ def test_recv_goes_on_after_a_timeout_inside_a_frame(few_ends, receive, message)
     conn, peer = few_ends[0].connection(MARKED, timeout=SHORT), few_ends[1]
     stream = MARKED.encode(message) + MARKED.encode(b"next")
     at = 0
-    for cut in (1, 5, 7, len(message) // 2, len(message) + 6):
+    for cut in (5, len(message) // 2, len(message) + 6):
         with background(peer.write, stream[at:cut]):
             times_out(receive, conn)
         at = cut
@@ -67,9 +68,9 @@ def test_recv_goes_on_after_a_timeout_inside_a_frame(few_ends, receive, message)
 
 @pytest.mark.parametrize("then", RECEIVERS)
 @pytest.mark.parametrize("first", ["recv", "next", "recv_many", "recv_into"])
-def test_any_call_goes_on_where_another_timed_out(few_ends, first, then):
+def test_any_call_goes_on_where_another_timed_out(few_own_ends, first, then):
     """P06"""
-    conn, peer = few_ends[0].connection(timeout=SHORT), few_ends[1]
+    conn, peer = few_own_ends[0].connection(timeout=SHORT), few_own_ends[1]
     stream = FIELD.encode(LARGE) + FIELD.encode(b"next")
     for cut in (30_000, 3):
         with background(peer.write, stream[:cut]):
@@ -270,7 +271,7 @@ def test_send_behind_an_older_tail_is_not_accepted(tight_ends, timeout):
         assert peer.read(len(due)) == due
 
 
-@pytest.mark.parametrize("size", [10, 5_000, 40_000, 100_000])
+@pytest.mark.parametrize("size", [10, 5_000, 100_000])
 @pytest.mark.parametrize("timeout", [SHORT, 0])
 def test_send_many_tells_exactly_how_many_it_took(tight_ends, size, timeout):
     """P07"""
@@ -342,8 +343,8 @@ def test_timeouts_in_both_directions_keep_both_in_step(tight_ends):
 # ------------------------------------------------------------ waiting for one's turn
 
 
-def test_waiting_for_the_turn_to_receive_counts(own_ends, receive):
-    conn, peer = own_ends[0].connection(), own_ends[1]
+def test_waiting_for_the_turn_to_receive_counts(few_own_ends, receive):
+    conn, peer = few_own_ends[0].connection(), few_own_ends[1]
     receiving = asleep(conn, conn.recv)
     conn.timeout = SHORT
     times_out(receive, conn)
