@@ -26,7 +26,7 @@ from .address import AddressLike, format_peer, identity, listen, parse, unlink_i
 from .connection import Connection, check_options
 from .errors import ConnectionClosed, FramingError, IncompleteFrame
 from .framing import Format, LengthField
-from .session import Session, hold
+from .session import Served, Session, hold, wants_connection
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -44,21 +44,6 @@ _FIRST_REQUEST = 1.0  # what a client that has sent nothing yet gets when the se
 _LISTENER_IS_OVER = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 _ACCEPT_PAUSE = 0.1  # after any other failure: mostly descriptors or memory ran out
 _CUT = 1.0  # what a session's thread gets to notice that its connection was cut
-
-
-class _Served(Connection):
-    """A connection as its server knows it."""
-
-    client_address: Any = None
-    watched: int = 0  # the events that the selector was asked for
-    number: int = -1  # the descriptor, which a closed connection no longer tells
-    ends_at: float | None = None  # a fading connection's last moment
-    on_close: Callable[[_Served], None] | None = None
-
-    def close(self) -> None:
-        super().close()
-        if self.on_close is not None:
-            self.on_close(self)
 
 
 class Server:
@@ -119,7 +104,7 @@ class Server:
             "keepalive": keepalive,
         }
         self._sessions = isinstance(handler, type) and issubclass(handler, Session)
-        self._pass_connection = not self._sessions and _wants_connection(handler)
+        self._pass_connection = not self._sessions and wants_connection(handler)
         self._listener: socket.socket | None = listen(
             self.address, backlog, self.allow_reuse_address
         )
@@ -127,11 +112,11 @@ class Server:
         self.server_address: Any = self._listener.getsockname()
         if not self.address.path:
             self.address = parse((self.address.host or "localhost", self.server_address[1]))
-        self._served: set[_Served] = set()
+        self._served: set[Served] = set()
         self._threads: set[threading.Thread] = set()
-        self._unread: deque[_Served] = deque()  # with messages that were read ahead
-        self._fading: set[_Served] = set()
-        self._gone: deque[_Served] = deque()  # closed by a session or a handler
+        self._unread: deque[Served] = deque()  # with messages that were read ahead
+        self._fading: set[Served] = set()
+        self._gone: deque[Served] = deque()  # closed by a session or a handler
         self._wakee, self._waker = socket.socketpair()
         self._wakee.setblocking(False)
         self._waker.setblocking(False)
@@ -143,6 +128,7 @@ class Server:
         self._stop_at: float | None = None  # the end of the drain, once asked to stop
         self._accept_again: float | None = None
         self._accepted = self._errors = 0
+        self._counting = threading.Lock()
 
     def _has_path(self) -> bool:
         return bool(self.address.path) and not self.address.abstract
@@ -310,7 +296,7 @@ class Server:
         act_at = time.monotonic() if acts else None
         while self._stop_at is None or self._draining():
             for key, _ in selector.select(self._patience(act_at)):
-                if isinstance(key.data, _Served):
+                if isinstance(key.data, Served):
                     self._turn(key.data)
                 else:
                     key.data()
@@ -382,20 +368,20 @@ class Server:
             else:
                 self._watch(connection, _READ)
 
-    def _adopt(self, sock: socket.socket, client_address: Any) -> _Served:
+    def _adopt(self, sock: socket.socket, client_address: Any) -> Served:
         sock.setblocking(False)  # nobody shares it: sendfile() can be used
-        connection = _Served(sock, **self._options)
+        connection = Served(sock, **self._options)
         connection.client_address = client_address
         connection.number = sock.fileno()
         connection.on_close = self._notice
         return connection
 
-    def _notice(self, connection: _Served) -> None:
+    def _notice(self, connection: Served) -> None:
         """Hear from any thread that a connection was closed there."""
         self._gone.append(connection)
         self._wake()
 
-    def _watch(self, connection: _Served, events: int) -> None:
+    def _watch(self, connection: Served, events: int) -> None:
         if connection.watched == events:
             return
         key = self._selector.get_map().get(connection.number)
@@ -414,7 +400,7 @@ class Server:
                 raise
         connection.watched = events
 
-    def _turn(self, connection: _Served) -> None:
+    def _turn(self, connection: Served) -> None:
         """Serve a connection that is readable, or has messages that were read ahead."""
         if connection.closed:
             self._forget(connection)
@@ -431,7 +417,7 @@ class Server:
         else:
             self._fade(connection)
 
-    def _answer(self, connection: _Served) -> int | None:
+    def _answer(self, connection: Served) -> int | None:
         """Let the handler answer what has come; None when the connection is over."""
         try:
             return connection._answer(
@@ -451,7 +437,7 @@ class Server:
 
     # ---------------------------------------------------------------- ending connections
 
-    def _fade(self, connection: _Served) -> None:
+    def _fade(self, connection: Served) -> None:
         """Close a connection so that its last replies arrive, without waiting for it."""
         if connection.ends_at is None:
             connection.ends_at = time.monotonic() + connection.linger
@@ -469,7 +455,7 @@ class Server:
         for connection in list(self._fading):
             self._fade(connection)
 
-    def _forget(self, connection: _Served) -> None:
+    def _forget(self, connection: Served) -> None:
         self._watch(connection, 0)
         connection._close(0.0)
         self._served.discard(connection)
@@ -509,7 +495,7 @@ class Server:
 
     # ---------------------------------------------------------------- sessions
 
-    def _start_session(self, connection: _Served) -> None:
+    def _start_session(self, connection: Served) -> None:
         thread = threading.Thread(
             target=self._run_session,
             args=(connection,),
@@ -525,28 +511,13 @@ class Server:
             self._threads.discard(thread)
             self._forget(connection)
 
-    def _hold(self, connection: _Served) -> None:
-        self._errors += not hold(self.handler, connection, connection.client_address, self)
+    def _hold(self, connection: Served) -> None:
+        if not hold(self.handler, connection, connection.client_address, self):
+            with self._counting:  # sessions end in threads of their own
+                self._errors += 1
 
-    def _run_session(self, connection: _Served) -> None:
+    def _run_session(self, connection: Served) -> None:
         try:
             self._hold(connection)
         finally:
             self._threads.discard(threading.current_thread())
-
-
-def _wants_connection(handler: Callable[..., Any]) -> bool:
-    """Whether *handler* has a second parameter without a default."""
-    import inspect
-
-    try:
-        parameters = inspect.signature(handler).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = [
-        parameter
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.default is parameter.empty
-    ]
-    return len(positional) >= 2

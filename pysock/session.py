@@ -1,4 +1,4 @@
-"""A conversation that has a thread, and the whole connection, to itself."""
+"""What stands between a server and its users: connections, sessions, handlers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 logger = logging.getLogger(__name__)
+
+
+class Served(Connection):
+    """A connection as its server knows it."""
+
+    client_address: Any = None
+    watched: int = 0  # the events that the selector was asked for
+    number: int = -1  # the descriptor, which a closed connection no longer tells
+    ends_at: float | None = None  # a fading connection's last moment
+    on_close: Callable[[Served], None] | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.on_close is not None:
+            self.on_close(self)
 
 
 class Session:
@@ -67,3 +82,20 @@ def hold(
     finally:
         connection.close()
     return True
+
+
+def wants_connection(handler: Callable[..., Any]) -> bool:
+    """Whether *handler* has a second parameter without a default."""
+    import inspect
+
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.default is parameter.empty
+    ]
+    return len(positional) >= 2

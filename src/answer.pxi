@@ -17,7 +17,7 @@ cdef enum Turn_end:
     TURN_BLOCKED = 2          # wait until the peer takes its replies
 
 
-cdef class _Responder(_Sender):
+cdef class _Responder(_Files):
     """Answers messages with a handler's replies."""
 
     cdef object replying      # an iterator of replies that waits for the peer

@@ -13,9 +13,11 @@ The parts of this one module, each built on those before it:
     formats.pxi     the formats as classes
     outgoing.pxi    a message on its way out
     decoder.pxi     Decoder
-    transport.pxi   bytes over a socket: deadlines, turns, waking
+    turns.pxi       one thread at a time
+    transport.pxi   bytes over a socket: deadlines, waiting, waking
     receive.pxi     the receiving half of a stream
     send.pxi        the sending half
+    files.pxi       frames from and to files
     answer.pxi      a server's turn with a connection
     closing.pxi     how it ends
     stream.pxi      FrameStream: the calls that a user makes
@@ -116,9 +118,11 @@ include "layout.pxi"
 include "formats.pxi"
 include "outgoing.pxi"
 include "decoder.pxi"
+include "turns.pxi"
 include "transport.pxi"
 include "receive.pxi"
 include "send.pxi"
+include "files.pxi"
 include "answer.pxi"
 include "closing.pxi"
 include "stream.pxi"

@@ -9,12 +9,6 @@ Stats = namedtuple(
 )
 
 
-cdef Py_ssize_t write_some(file, view) except -1:
-    """Write to *file*; return how much it took, which only raw files tell."""
-    written = file.write(view)
-    return len(view) if written is None else written
-
-
 cdef class FrameStream(_Closer):
     """Whole messages over one connected stream, for blocking code.
 
@@ -244,86 +238,6 @@ cdef class FrameStream(_Closer):
             return self.next_to_file(file, progress, &until)
         finally:
             self.leave_receiving()
-
-    cdef object next_to_file(self, file, progress, Deadline *until):
-        cdef Py_ssize_t n, held, size
-        if self.file is None:
-            self.begin_to_file(file, until)
-        elif self.file is not file:
-            self.refuse_in_file()
-        size = self.message_size()
-        while self.file_rest is not None:
-            n = write_some(file, self.file_rest[:READ_AHEAD])
-            self.file_rest = self.file_rest[n:] or None
-            if progress is not None:
-                progress(size - self.file_left - len(self.file_rest or b""), size)
-        # The trailer is checked before it is written or dropped.
-        held = self.format_then.layout.trailer_size - self.head.drop if self.file_left else 0
-        while self.file_left > held:
-            n = min(self.file_left - held, self.end - self.start)
-            if n == 0:
-                self.fill(until)
-                continue
-            self.to_file(file, n)
-            if progress is not None:
-                progress(size - self.file_left, size)
-        if not self.file_checked:
-            self.check_file_trailer(file, held, until)
-            self.delivered()
-        self.file = None
-        return size
-
-    cdef int begin_to_file(self, file, Deadline *until) except -1:
-        """Find the next frame; its message goes to *file* from now on."""
-        cdef State state
-        self.file_checked = False
-        if self.into != NULL:
-            # A receive has begun it in memory.
-            if self.format_then.layout.trailer_size > self.head.drop:
-                self.file_rest = memoryview(self.next(until))
-                self.file_checked = True
-                self.file_left = 0
-            else:
-                self.file_rest = memoryview(self.into[:self.got]) if self.got else None
-                self.file_left = self.message_size() - self.got
-                self.drop_partial()
-            self.file = file
-            return 0
-        state = self.look()
-        while state == UNKNOWN:
-            self.fill(until)
-            state = self.look()
-        if state == REFUSED:
-            self.refuse()
-        self.file = file
-        self.format_then = self.format
-        self.file_left = self.message_size()
-        self.consume(self.head.skip)
-        return 0
-
-    cdef int check_file_trailer(self, file, Py_ssize_t held, Deadline *until) except -1:
-        cdef Py_ssize_t n = self.format_then.layout.trailer_size
-        while self.end - self.start < n:
-            self.fill(until)
-        if check_trailer(&self.format_then.layout, self.buf + self.start + n) < 0:
-            refuse_header(
-                self.format_then, BAD_TRAILER, <unsigned char *>self.buf + self.start, n, 0)
-        if held:
-            self.to_file(file, held)
-        elif n:
-            self.consume(n)
-        return 0
-
-    cdef int to_file(self, file, Py_ssize_t n) except -1:
-        """Write the next *n* bytes of the buffer; what is not written stays there."""
-        view = PyMemoryView_FromMemory(self.buf + self.start, n, PyBUF_READ)
-        try:
-            n = write_some(file, view)
-        finally:
-            view.release()
-        self.file_left -= n
-        self.consume(n)
-        return 0
 
     def _ready(self):
         """Receive what has come, without waiting; return whether a call would not wait.
