@@ -296,8 +296,9 @@ static inline void sigpipe_begin(sigpipe_hold *hold) {
     pthread_sigmask(SIG_BLOCK, &sigpipe, &hold->before);
 }
 
-static inline void sigpipe_end(const sigpipe_hold *hold, Py_ssize_t result) {
-    if (result == -EPIPE && !hold->was_pending) {
+static inline void sigpipe_end(const sigpipe_hold *hold) {
+    /* Whatever the result: a call that got some bytes out may have met the end as well. */
+    if (!hold->was_pending) {
         sigset_t sigpipe, pending;
         int taken;
         sigemptyset(&sigpipe);
@@ -316,7 +317,7 @@ static inline Py_ssize_t pipe_write(sock_t fd, const char *p, Py_ssize_t n, int 
     sigpipe_begin(&hold);
     ssize_t r = write(fd, p, nonblocking || n < PIPE_BUF ? (size_t)n : PIPE_BUF);
     Py_ssize_t result = r < 0 ? -errno : r;
-    sigpipe_end(&hold, result);
+    sigpipe_end(&hold);
     return result;
 }
 
@@ -328,7 +329,7 @@ static inline Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py
     sigpipe_begin(&hold);
     ssize_t r = sendfile(fd, file, &at, (size_t)n);
     Py_ssize_t result = r < 0 ? -errno : r;
-    sigpipe_end(&hold, result);
+    sigpipe_end(&hold);
     return result;
 }
 #else

@@ -32,7 +32,7 @@ cdef unsigned int forks = 0
 
 # A signal that comes between the last look at it and poll() does not end the poll: the
 # main thread, in which handlers run, sleeps no longer than this at a time.
-cdef double MAIN_THREAD_NAP = 0.5
+cdef double NAP = 0.5
 cdef size_t main_thread = threading.main_thread().ident
 
 
@@ -329,8 +329,8 @@ cdef class _Transport:
             self.hold_wake()
             self.check_end(want)
             wake = wake_fd(&self.wake)
-            if PyThread_get_thread_ident() == main_thread:
-                left = MAIN_THREAD_NAP if left < 0 else min(left, MAIN_THREAD_NAP)
+            if want & SOCK_WRITE or PyThread_get_thread_ident() == main_thread:
+                left = NAP if left < 0 else min(left, NAP)
             if self.winding_up:
                 # The descriptor has been used up for saying so: look at `closed` instead.
                 wake = SOCK_BAD
@@ -342,6 +342,10 @@ cdef class _Transport:
             if ready < 0 and not sock_intr(ready):
                 sock_raise(ready)
             PyErr_CheckSignals()
+            if want & SOCK_WRITE and not self.closed:
+                # A peer that has only shut its receiving side down does not end the poll:
+                # the caller is to try.
+                return SOCK_WRITE
 
     # ------------------------------------------------------------ bytes
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import peers
-from conftest import TIME_FACTOR, ipv6, linux, unix
+from conftest import ipv6, linux, unix
 from peers import LONG, PROMPT, SHORT, Task, asleep, background
 from pysock import Client, Connection, wait
 from pysock.errors import ConnectionClosed, FrameTooLarge, IncompleteFrame
@@ -386,11 +386,12 @@ def test_attempts_become_rarer(server, monkeypatch):
     naps: list[float] = []
     clock = [0.0]
 
-    def sleep(seconds: float) -> None:
+    def sleep(event: object, seconds: float) -> bool:
         naps.append(seconds)
         clock[0] += seconds
+        return False
 
-    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(threading.Event, "wait", sleep)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with pytest.raises(ConnectionRefusedError):
         Client(server.name, reconnect=True, connect_timeout=60)
@@ -469,7 +470,7 @@ def test_descriptors_are_not_lost_by_connecting_again(server, again):
 def test_errors_are_a_closed_set(server):
     """Whatever the server does, only documented errors come out"""
     seen: set[type] = set()
-    over = time.monotonic() + 10 * SHORT * TIME_FACTOR
+    over = time.monotonic() + LONG
     stopped = threading.Event()
 
     def misbehave() -> None:
@@ -490,11 +491,11 @@ def test_errors_are_a_closed_set(server):
     with background(misbehave):
         try:
             with Client(server.name, reconnect=True, timeout=LONG, linger=0) as client:
-                while time.monotonic() < over:
+                while len(seen) < 3 and time.monotonic() < over:
                     try:
                         client.request(b"x")
                     except (*GONE, FrameTooLarge) as error:
                         seen.add(type(error))
         finally:
             stopped.set()
-    assert FrameTooLarge in seen and seen & {IncompleteFrame, ConnectionClosed}
+    assert {FrameTooLarge, ConnectionResetError} < seen

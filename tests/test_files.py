@@ -456,7 +456,15 @@ import signal, socket, sys, threading, pysock
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 a, b = socket.socketpair()
 a.setblocking(sys.argv[2] == "blocking")
-threading.Thread(target=lambda: (b.recv(1 << 16), b.recv(1 << 16), b.close())).start()
+
+def hang_up():
+    b.recv(1 << 16)
+    b.shutdown(socket.SHUT_RD)
+    while b.recv(1 << 16):  # or it waits for room, and is told nothing
+        pass
+    b.close()
+
+threading.Thread(target=hang_up).start()
 with pysock.Connection(a) as conn, open(sys.argv[1], "rb") as file:
     try:
         conn.sendfile(file)

@@ -88,8 +88,10 @@ def test_recv_into_that_timed_out_has_let_the_buffer_go(ends, size):
     conn, peer = ends[0].connection(timeout=SHORT), ends[1]
     stream = FIELD.encode(pattern(size))
     buffer = bytearray(size)
-    with background(peer.write, stream[: size // 2]):
+    writing = Task(peer.write, stream[: size // 2])
+    while writing.is_alive() or conn.pending < size // 2 - 4:
         times_out(conn.recv_into, buffer)
+    writing.finish()
     buffer[:] = b"?" * size
     buffer.extend(b"resized")
     conn.timeout = LONG
