@@ -141,8 +141,7 @@ def parse(address: AddressLike) -> Address:
         if scheme == "fd":
             return Address("fd", fd=_number(rest[2:], 2**31 - 1, "descriptor", address))
         if scheme not in _SCHEMES:
-            known = ", ".join(f"{name}://" for name in _SCHEMES)
-            raise _refused(address, f"scheme {head!r} is unknown", f"use one of {known}")
+            raise _refused(address, f"scheme {head!r} is unknown", f"use {_EXAMPLES}")
         return _parse_host_port(scheme, rest[2:], address)
     if "/" in address or address.startswith("\0"):
         return _unix("unix", address, address)

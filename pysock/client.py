@@ -122,6 +122,10 @@ class Client(Connection):
         self._over.set()
         super().close()
 
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._over.set()
+        super().__exit__(kind)
+
     def _reconnect(self, left: float | None) -> None:
         """Connect again, once for all threads that found the connection broken."""
         with self._connecting:

@@ -1,9 +1,9 @@
 """Messages over one connected stream, for blocking code.
 
 A Connection owns its socket.  It knows framing and time limits; it does not know
-addresses or what a message means.  One thread may send while another receives; two
-senders, or two receivers, take turns.  The calls themselves are compiled
-(`pysock.framing.FrameStream`); here is what happens once in a connection's life.
+addresses or what a message means.  One thread may send while another receives; of two
+senders, or two receivers, one waits until the other's call is done.  The calls themselves
+are compiled (`pysock.framing.FrameStream`); here is what happens once in a life.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "wait"]
 
+_LINGER_AFTER_ERROR = 0.2
 _LONGEST_WAIT = 86400.0  # what poll() takes has an end; then it is asked again
 
 # macOS has another name for the option that Linux and Windows call KEEPIDLE.
@@ -65,6 +66,8 @@ class Connection(FrameStream):
         keepalive: tuple[int, int, int] | None = None,
     ) -> None:
         check_options(framing, timeout, spin, linger, keepalive)
+        if getattr(sock, "type", None) == socket.SOCK_DGRAM:
+            raise ValueError("the socket is for datagrams, which are messages already")
         super().__init__(sock, framing, timeout=timeout, spin=spin)
         self.linger = linger
         self.keepalive = keepalive
@@ -118,8 +121,9 @@ class Connection(FrameStream):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        # After an error nobody wants to wait: for a peer that does not read, say.
+        self._close(self.linger if kind is None else min(self.linger, _LINGER_AFTER_ERROR))
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"over {self.socket!r}"
@@ -135,7 +139,13 @@ def check_options(
 ) -> None:
     """Refuse what a Connection could not be made with, before any I/O."""
     if not isinstance(framing, Format):
-        raise TypeError(f"framing is a {type(framing).__name__}, expected a format")
+        raise TypeError(
+            f"framing is a {type(framing).__name__}, expected a format, "
+            "as LengthField() or formats.named('netstring')"
+        )
+    for name, value in (("timeout", timeout), ("spin", spin), ("linger", linger)):
+        if not isinstance(value, int | float | None):
+            raise TypeError(f"{name} is a {type(value).__name__}, expected seconds")
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"timeout is {timeout}, expected seconds of 0 or more, or None")
     if not spin >= 0:
@@ -172,8 +182,13 @@ def wait(
         return ready
     with _selector() as selector:
         for connection in watched:
-            selector.register(connection, selectors.EVENT_READ, connection)
-            selector.register(connection._wake_fileno(), selectors.EVENT_READ, connection)
+            try:
+                selector.register(connection, selectors.EVENT_READ, connection)
+                selector.register(connection._wake_fileno(), selectors.EVENT_READ, connection)
+            except ValueError:
+                if not connection.closed:
+                    raise
+                ready.append(connection)  # closed by another thread just now
         while not ready:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:

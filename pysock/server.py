@@ -204,11 +204,27 @@ class Server:
                 selector.select(0 if end == _BUSY else None)
 
     def start(self) -> Self:
-        """Serve in a background thread; return the server itself."""
+        """Serve in a background thread, which ends with the program; return the server.
+
+        Raises:
+            RuntimeError: the server is running already, or closed.
+        """
+        if self._listener is None:
+            raise RuntimeError("the server is closed")
+        if self._running.locked() or self._thread is not None:
+            raise RuntimeError("the server is running already")
         self._ended.clear()
-        self._thread = threading.Thread(target=self.serve_forever, name=f"{self!r}")
+        self._thread = threading.Thread(target=self._serve, name=f"{self!r}", daemon=True)
         self._thread.start()
         return self
+
+    def _serve(self) -> None:
+        try:
+            self.serve_forever()
+        except BaseException:
+            # A handler's sys.exit(), say: clients must not wait for who serves no more.
+            logger.critical("%r has ended", self, exc_info=True)
+            self.server_close()
 
     def stop(self, drain: float = 30.0) -> None:
         """Stop serving: nothing new is accepted, what is under way is finished.
@@ -218,9 +234,13 @@ class Server:
         Returns when all are closed; from a handler it returns at once.
 
         Args:
-            drain: seconds after which connections that are not done are cut.
+            drain: seconds after which connections that are not done are cut; a handler
+                that is running is waited for.
         """
-        if self._ended.is_set() and self._thread is None:
+        if self._ended.is_set():
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
             return
         at = time.monotonic() + drain
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
@@ -334,6 +354,11 @@ class Server:
             self._accept_again = None
         room = self.max_connections is None or len(self._served) < self.max_connections
         wanted = room and self._accept_again is None and self._stop_at is None
+        if not room and self._accepting:
+            # A server for one client at a time was meant to be one.
+            level = logging.DEBUG if self.max_connections == 1 else logging.WARNING
+            text = "%d connections are open (max_connections): others wait"
+            logger.log(level, text, len(self._served))
         if wanted != self._accepting and self._listener is not None:
             self._accepting = wanted
             if wanted:

@@ -27,6 +27,9 @@ class Served(Connection):
     ends_at: float | None = None  # a fading connection's last moment
     on_close: Callable[[Served], None] | None = None
 
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         super().close()
         if self.on_close is not None:

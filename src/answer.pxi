@@ -1,7 +1,7 @@
 # A server's turn with one connection: receive what has come, call the handler for each
 # message, gather the replies.  Nothing here waits.
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 cdef enum:
@@ -92,7 +92,7 @@ cdef class _Responder(_Files):
             return True
         if PyBytes_CheckExact(reply) or PyObject_CheckBuffer(reply):
             return self.gather_reply(reply)
-        if isinstance(reply, (str, Mapping)):
+        if isinstance(reply, (str, Mapping)) or not isinstance(reply, Iterable):
             raise TypeError(
                 f"a handler returns bytes, an iterable of bytes or None, "
                 f"not {type(reply).__name__}"

@@ -49,6 +49,9 @@ cdef class _Files(_Sender):
         if lay.kind == DELIMITER:
             raise FramingError(
                 "a file cannot be searched for the delimiter before it is sent: use send()")
+        if not hasattr(file, "seek") or isinstance(file, io.TextIOBase):
+            raise TypeError(
+                f"expected a file that was opened with 'rb', not {type(file).__name__}")
         offset = in_range("offset", offset, 0, PY_SSIZE_T_MAX)
         end = file.seek(0, 2)
         if offset > end:

@@ -310,9 +310,15 @@ cdef class _Sender(_Receiver):
     cdef int settle_debts(self, Deadline *until) except -1:
         """Finish what earlier requests left: send their rest, drop their replies."""
         self.check_can_send()
-        self.exchange([], until)
-        while self.owed:
-            self.next(until)
+        try:
+            self.exchange([], until)
+            while self.owed:
+                self.next(until)
+        except TimeoutError:
+            raise TimeoutError(
+                f"timed out: earlier requests have {self.owed} replies to come, "
+                "and until then nothing is asked"
+            ) from None
         return 0
 
     cdef int queue(self, message) except -1:

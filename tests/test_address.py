@@ -93,7 +93,7 @@ REFUSED = [
     (
         "http://host:80",
         "address 'http://host:80': scheme 'http' is unknown; "
-        "use one of tcp://, tls://, unix://, udp://, unixgram://, fd://",
+        "use 'tcp://127.0.0.1:8000' or 'unix:///run/me/app.sock'",
     ),
     (
         "localhost",

@@ -206,6 +206,78 @@ assert resident() - before < 1 << 20, resident() - before
     )
 
 
+LITTLE = """
+def leave(extra):
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + extra, resource.RLIM_INFINITY))
+
+def fails(kind, call):
+    try:
+        call()
+    except kind:
+        return
+    raise AssertionError(kind)
+"""
+
+
+@linux
+def test_rest_that_finds_no_memory_ends_sending():
+    """And is not followed by another frame, in the middle of its own"""
+    run_python(
+        RESIDENT
+        + LITTLE
+        + """
+import mmap
+conn.framing = LengthField(max_frame=None)
+message = mmap.mmap(-1, 300 << 20)
+leave(64 << 20)
+fails(MemoryError, lambda: conn.send(message))
+fails(OSError, lambda: conn.send(b"next"))
+other.send(b"x")
+assert conn.recv() == b"x"
+b.setblocking(False)
+received = b""
+try:
+    while True:
+        received += b.recv(1 << 20)
+except BlockingIOError:
+    assert len(received) > 4
+    assert not received[4:].strip(b"\\0")
+"""
+    )
+
+
+@linux
+def test_message_that_finds_no_memory_ends_receiving():
+    run_python(
+        RESIDENT
+        + LITTLE
+        + """
+conn.framing = LengthField(max_frame=None)
+conn.timeout = 10
+
+def write():
+    part = bytes(1 << 20)
+    try:
+        b.sendall(conn.framing.pack_header(1 << 30))
+        for _ in range(200):
+            b.sendall(part)
+    except OSError:
+        pass
+
+writing = threading.Thread(target=write)
+writing.start()
+leave(64 << 20)
+fails(MemoryError, conn.recv)
+fails(OSError, conn.recv)
+conn.send(b"x")
+conn.close()
+writing.join()
+"""
+    )
+
+
 # ------------------------------------------------------------ as Python counts it
 
 

@@ -400,3 +400,41 @@ def test_accept_survives_running_out_of_descriptors(
         assert peer.request(b"a") == b"A"
     assert not failures
     assert "cannot accept for now" in caplog.text
+
+
+def test_start_of_a_closed_or_running_server_is_refused() -> None:
+    server = pysock.Server("127.0.0.1:0", bytes.upper).start()
+    with pytest.raises(RuntimeError, match="running"):
+        server.start()
+    server.stop()
+    server.server_close()
+    with pytest.raises(RuntimeError, match="closed"):
+        server.start()
+    server.stop()
+
+
+def test_exit_in_a_handler_of_a_started_server_leaves_nobody_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handler(message: bytes) -> bytes:
+        sys.exit(1)
+
+    server = pysock.Server("127.0.0.1:0", handler).start()
+    with client(server) as peer:
+        peer.send(b"")
+        assert list(peer) == []
+    server.stop()
+    assert "has ended" in caplog.text
+    with pytest.raises(ConnectionRefusedError):
+        client(server)
+
+
+def test_full_server_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        pysock.Server("127.0.0.1:0", bytes.upper, max_connections=2).start() as server,
+        client(server) as first,
+        client(server) as second,
+    ):
+        assert first.request(b"a") == b"A"
+        assert second.request(b"b") == b"B"
+    assert caplog.text.count("max_connections") == 1

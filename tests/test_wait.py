@@ -164,6 +164,18 @@ def test_connection_that_is_given_twice(paired_ends):
     assert waiting.finish() == [conn]
 
 
+def test_connection_that_is_closed_as_the_wait_begins(paired_ends):
+    class Closing(Connection):
+        """Another thread closes it right after it has been looked at."""
+
+        def fileno(self) -> int:
+            self.close()
+            return super().fileno()
+
+    conn = Closing(paired_ends[0].sock)
+    assert wait([conn], LONG) == [conn]
+
+
 def test_connection_that_another_thread_receives_from_is_left_to_it(own_ends, tmp_path):
     conn, peer = own_ends[0].connection(), own_ends[1]
     receiving = asleep(conn, conn.recv)
