@@ -162,6 +162,10 @@ cdef class _Receiver(_Transport):
         cdef Py_ssize_t expected = 0
         self.lost = True
         self.rest()
+        if self.send_error == -errno.ECONNRESET:
+            # The system tells a reset once, and it was told to a send: here it would look
+            # like the end that a peer means.
+            self.fail_receive(self.send_error)
         if self.into != NULL:
             raise IncompleteFrame(self.head.skip + self.got + n, self.head.total)
         if self.file is not None:

@@ -288,7 +288,9 @@ cdef class _Sender(_Receiver):
             n += lay.header
             iov_set(&iov[0], <char *>frame, n)
             sent = self.try_send(iov, 1, &until)
-        if sent <= 0:  # not now, or an error: the long way meets it again
+        if sent <= 0:  # the long way waits, or raises
+            if sent < 0 and not sock_again(sent) and not sock_intr(sent):
+                self.send_error = <int>sent
             self.leave(&self.sending)
             return NOT_SENT
         self.messages_out += 1

@@ -189,6 +189,25 @@ def test_reset_inside_a_frame_stays_a_reset(tcp_ends, receive):
         receiving.finish()
 
 
+@pytest.mark.parametrize("size", [1, 5000])
+def test_reset_that_a_send_meets_is_a_reset(tcp_ends, size):
+    """D02: the system tells it once, to whoever asks first"""
+    conn, peer = tcp_ends[0].connection(), tcp_ends[1]
+    reset(peer)
+    with pytest.raises(ConnectionResetError):
+        conn.send(bytes(size))
+
+
+def test_reset_that_a_send_has_met_is_no_clean_end_for_recv(tcp_ends, receive):
+    """D02"""
+    conn, peer = tcp_ends[0].connection(), tcp_ends[1]
+    reset(peer)
+    with pytest.raises(GONE):
+        conn.send(b"x")
+    with pytest.raises(ConnectionResetError):
+        receive(conn)
+
+
 def test_send_to_a_closed_peer_fails_and_what_it_had_sent_is_received(own_ends):
     """D09: the first send may still go"""
     conn, peer = own_ends[0].connection(), own_ends[1]
