@@ -216,9 +216,11 @@ cdef class FrameStream(_Closer):
             try:
                 return self.next_into(<char *>view.buf, view.len, &until)
             finally:
-                if self.into != NULL and self.partial == NULL:
-                    self.rescue()
-                self.leave_receiving()
+                try:
+                    if self.into != NULL and self.partial == NULL:
+                        self.rescue()
+                finally:
+                    self.leave_receiving()
         finally:
             PyBuffer_Release(&view)
 

@@ -278,6 +278,38 @@ writing.join()
     )
 
 
+@linux
+def test_part_that_finds_no_memory_when_recv_into_times_out_ends_receiving():
+    """And nothing is written any more to a buffer that was let go"""
+    run_python(
+        RESIDENT
+        + LITTLE
+        + """
+import mmap
+conn.framing = LengthField(max_frame=None)
+buffer = mmap.mmap(-1, 200 << 20)
+part = bytes(1 << 20)
+
+def write():
+    b.sendall(conn.framing.pack_header(len(buffer)))
+    for _ in range(150):
+        b.sendall(part)
+
+writing = threading.Thread(target=write)
+conn.timeout = 0.5
+leave(64 << 20)
+writing.start()
+fails(MemoryError, lambda: conn.recv_into(buffer))
+writing.join()
+buffer.close()
+b.sendall(part[:1000])
+fails(OSError, conn.recv)
+fails(OSError, lambda: conn.recv_into(bytearray(9)))
+conn.send(b"x")
+"""
+    )
+
+
 # ------------------------------------------------------------ as Python counts it
 
 
