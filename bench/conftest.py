@@ -19,18 +19,29 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode adds no folder
 
-from interleave import Contender, Pair, PeerError, Start, Unavailable, Work, interleave
-from report import Results, table
-from rivals import STATEMENTS, all_rivals
+from interleave import (
+    Contender,
+    Pair,
+    PeerError,
+    Rival,
+    Round,
+    Start,
+    Unavailable,
+    Work,
+    interleave,
+)
+from loaded import ServerPair, ServerWork
+from report import Results, by_field, table
+from rivals import BENCH, STATEMENTS, all_rivals, build, server_rivals
 
 ROUNDS, QUICK_ROUNDS = 15, 3
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The rounds of one rival at one work, in seconds per message."""
+    """The rounds of one rival at one work."""
 
-    seconds: list[float]
+    rounds: list[Round]
     version: str
     count: int
     size: int
@@ -94,7 +105,7 @@ def pytest_terminal_summary(
     results: Results = {}
     for (work, rival), outcome in config.stash[outcomes_key].items():
         if isinstance(outcome, Outcome):
-            results.setdefault(work, {})[rival] = outcome.seconds
+            results.setdefault(work, {})[rival] = outcome.rounds
     if results:
         terminalreporter.section("pysock and its rivals")
         terminalreporter.write_line(table(results))
@@ -126,15 +137,18 @@ class Runner:
         self._terminal = config.pluginmanager.get_plugin("terminalreporter")
         self._quick = config.getoption("quick")
         self._folder = folder
-        self._rivals = all_rivals(folder, config.getoption("before"))
-        self._versions: dict[str, str | PeerError] = {}
+        before = config.getoption("before")
+        self._rivals = all_rivals(folder, before)
+        self._servers = server_rivals(folder, before)
+        self._load = build(BENCH / "load.c", folder, linux=True)
+        self._versions: dict[tuple[str, ...], str | PeerError] = {}
 
     def run(self, work: Work, rivals: list[str]) -> None:
         """Run all the rounds of *work* by turns."""
         if self._quick:
             work = work.shorter()
         started = time.monotonic()
-        versions = {name: self._version(name) for name in rivals}
+        versions = {name: self._version(self._rival(work, name)) for name in rivals}
         failed = {name: said for name, said in versions.items() if isinstance(said, PeerError)}
         contenders: dict[str, Contender] = {}
         try:
@@ -150,29 +164,34 @@ class Runner:
                     contenders[name] = future.result()
                 except PeerError as error:
                     failed[name] = error
-            seconds, fallen = interleave(contenders, QUICK_ROUNDS if self._quick else ROUNDS)
+            rounds, fallen = interleave(contenders, QUICK_ROUNDS if self._quick else ROUNDS)
         finally:
             for contender in contenders.values():
                 contender.close()
         for name in rivals:
             failure = failed.get(name) or fallen.get(name)
             self._outcomes[work.name, name] = failure or Outcome(
-                seconds[name], str(versions[name]), work.count_for(name), work.size
+                rounds[name], str(versions[name]), work.count_for(name), work.size
             )
         if self._terminal:
             took = time.monotonic() - started
             self._terminal.write_line(f"{work.name}: {', '.join(contenders)} in {took:.0f} s")
 
-    def _version(self, rival: str) -> str | PeerError:
-        if rival not in self._versions:
+    def _rival(self, work: Work, name: str) -> Rival:
+        return (self._servers if isinstance(work, ServerWork) else self._rivals)[name]
+
+    def _version(self, rival: Rival) -> str | PeerError:
+        if rival.command not in self._versions:
             try:
-                self._versions[rival] = self._rivals[rival].version()
+                self._versions[rival.command] = rival.version()
             except PeerError as error:
-                self._versions[rival] = error
-        return self._versions[rival]
+                self._versions[rival.command] = error
+        return self._versions[rival.command]
 
     def _contender(self, work: Work, name: str) -> Contender:
-        rival = self._rivals[name]
+        rival = self._rival(work, name)
+        if isinstance(work, ServerWork):
+            return ServerPair(rival, work, self._load, self._folder / work.name)
         if work.kind == "import":
             return Start(rival.command[0], STATEMENTS[name], work.count)
         return Pair(rival, work, self._folder / work.name)
@@ -194,11 +213,12 @@ def measure(
         benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")
         benchmark.extra_info |= {"work": work.name, "rival": rival, "size": outcome.size}
         benchmark.extra_info |= {"version": outcome.version, "count": outcome.count}
-        left = iter(outcome.seconds)
+        benchmark.extra_info["rounds"] = by_field(outcome.rounds)
+        left = iter([one.seconds for one in outcome.rounds])
 
         def play_back() -> None:
             clock.now += next(left, 0.0)
 
-        benchmark.pedantic(play_back, rounds=len(outcome.seconds))  # type: ignore[no-untyped-call]
+        benchmark.pedantic(play_back, rounds=len(outcome.rounds))  # type: ignore[no-untyped-call]
 
     return measure

@@ -52,7 +52,7 @@ class Rival:
         if done.returncode == 0:
             return done.stdout.strip()
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        if reason.startswith("ModuleNotFoundError"):
+        if reason.startswith(("ModuleNotFoundError", "Unavailable")):
             raise Unavailable(f"{self.name}: {reason}")
         raise PeerError(f"{self.name}: {done.stderr.strip()}")
 
@@ -92,20 +92,39 @@ class Work:
         )
 
 
+@dataclass(frozen=True)
+class Round:
+    """What one round has shown; of a server also what is None elsewhere.
+
+    Attributes:
+        seconds: for a message.
+        longest: seconds that the slowest batch (or connect) took.
+        load: the share of its core that the load generator used.
+        server: processor seconds of the server for a message.
+        memory: user memory of the server for an idle connection, in bytes.
+    """
+
+    seconds: float
+    longest: float | None = None
+    load: float | None = None
+    server: float | None = None
+    memory: float | None = None
+
+
 class Contender(Protocol):
     """Something whose rounds can be run by turns."""
 
-    def round(self) -> float:
-        """Run one round; return its seconds per message."""
+    def round(self) -> Round:
+        """Run one round."""
 
     def close(self) -> None:
         """End it."""
 
 
-class _Process:
-    """One child process, on one core, spoken to in lines."""
+class Process:
+    """One child process, kept on some cores, spoken to in lines."""
 
-    def __init__(self, command: list[str], core: int | None) -> None:
+    def __init__(self, command: list[str], cores: set[int]) -> None:
         self._command = command
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
         self._process = subprocess.Popen(
@@ -115,10 +134,11 @@ class _Process:
             stderr=self._errors,
             text=True,
         )
-        if core is not None:
+        self.pid = self._process.pid
+        if cores:
             # Before the peer has come far enough to start a thread: those
             # that come later inherit it.
-            os.sched_setaffinity(self._process.pid, {core})
+            os.sched_setaffinity(self.pid, cores)
 
     def ask(self, line: str) -> None:
         try:
@@ -149,9 +169,12 @@ class _Process:
             self._process.wait()
         self._errors.close()
 
+    def errors(self) -> str:
+        """Return what the process has written to its standard error so far."""
+        return os.pread(self._errors.fileno(), 100_000, 0).decode(errors="replace")
+
     def _failure(self, what: str) -> PeerError:
-        self._errors.seek(0)
-        return PeerError(f"{' '.join(self._command)} {what}\n{self._errors.read()}")
+        return PeerError(f"{' '.join(self._command)} {what}\n{self.errors()}")
 
 
 class Pair:
@@ -161,7 +184,7 @@ class Pair:
         client_core, server_core = cores()
         count = work.count_for(rival.name)
         self._count = count
-        self._ends: list[_Process] = []
+        self._ends: list[Process] = []
         address = f"unix://{sockets}-{rival.name}" if work.unix else "tcp://127.0.0.1:0"
         options = [str(count), str(work.size), str(work.spin_for(rival.name))]
         try:
@@ -178,15 +201,15 @@ class Pair:
             self.close()
             raise
 
-    def _start(self, command: list[str], core: int | None) -> _Process:
-        process = _Process(command, core)
+    def _start(self, command: list[str], cores: set[int]) -> Process:
+        process = Process(command, cores)
         self._ends.append(process)
         return process
 
-    def round(self) -> float:
-        """Run one round; return its seconds per message."""
+    def round(self) -> Round:
+        """Run one round."""
         self._client.ask("round\n")
-        return float(self._client.answer()) / self._count
+        return Round(float(self._client.answer()) / self._count)
 
     def close(self) -> None:
         """End both processes, the client first: its end tells the server."""
@@ -205,8 +228,8 @@ class Start:
         # Compiled once, in the warm-up, and not again at every start.
         self._environment = {k: v for k, v in os.environ.items() if k != NO_BYTECODE}
 
-    def round(self) -> float:
-        """Return the seconds from start to exit of one process."""
+    def round(self) -> Round:
+        """Take the seconds from start to exit of a process as those of a message."""
         started = time.perf_counter()
         for _ in range(self._count):
             done = subprocess.run(
@@ -214,32 +237,32 @@ class Start:
             )
             if done.returncode != 0:
                 raise PeerError(done.stderr)
-        return (time.perf_counter() - started) / self._count
+        return Round((time.perf_counter() - started) / self._count)
 
     def close(self) -> None:
         """Nothing is left running."""
 
 
-def cores() -> tuple[int | None, int | None]:
-    """Return the cores of the client and the server; None where there is no choice."""
+def cores() -> tuple[set[int], set[int]]:
+    """Return the cores of the client and the server; none where there is no choice."""
     if not hasattr(os, "sched_setaffinity"):
-        return None, None
+        return set(), set()
     allowed = sorted(os.sched_getaffinity(0))
-    return (allowed[0], allowed[1]) if len(allowed) > 1 else (None, None)
+    return ({allowed[0]}, {allowed[1]}) if len(allowed) > 1 else (set(), set())
 
 
 def interleave(
     contenders: Mapping[str, Contender], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, PeerError]]:
+) -> tuple[dict[str, list[Round]], dict[str, PeerError]]:
     """Run one round of warm-up and *rounds* measured ones of each, by turns.
 
     The turns go A B C, C B A, A B C ...: a machine that gets slower or faster
     during the run does so to all alike.
 
     Returns:
-        Seconds per message of each round, by name; and who failed, and why.
+        The rounds by name; and who failed, and why.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    rounds_of: dict[str, list[Round]] = {name: [] for name in contenders}
     failed: dict[str, PeerError] = {}
     order = list(contenders)
     for turn in range(rounds + 1):
@@ -247,13 +270,13 @@ def interleave(
             if name in failed:
                 continue
             try:
-                taken = contenders[name].round()
+                seen = contenders[name].round()
             except PeerError as error:
                 failed[name] = error
                 continue
             if turn > 0:
-                seconds[name].append(taken)
-    return seconds, failed
+                rounds_of[name].append(seen)
+    return rounds_of, failed
 
 
 def _alike(rival: str) -> str:

@@ -1,4 +1,4 @@
-"""Prints one table of ratios: each work, pysock against each rival, the goal, the verdict.
+"""Prints tables of ratios: each work, pysock against each rival, the goal, the verdict.
 
     python bench/report.py results.json [--detail] [--subject RIVAL]
 
@@ -11,108 +11,64 @@ as far as these are from 1 and 0, as far may the other figures be wrong.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import fields
 from statistics import median, quantiles
 from typing import Any
 
-Results = dict[str, dict[str, list[float]]]  # seconds per message, by work and rival
+from goals import IMPORT_GOAL, MEMORY_GOAL, ONE_CONNECTION, SERVER, Row, Table
+from interleave import Round
+
+Rounds = Mapping[str, Sequence[Round]]  # of one work, by rival
+Results = dict[str, dict[str, list[Round]]]  # by work and rival
 
 NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
 
-COLUMNS = {
-    "C": "c",
-    "multiprocessing": "multiprocessing",
-    "pyzmq": "pyzmq",
-    "pure Python": "python",
-    "before": "before",
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line: ratios with their goals, by column.
-
-    *instead* names the rivals that stand in for a column's usual one; a column
-    that is None is left empty.
-    """
-
-    title: str
-    work: str
-    goals: Mapping[str, float] = field(default_factory=dict)
-    instead: Mapping[str, str | None] = field(default_factory=dict)
-
-    def rival(self, column: str) -> str | None:
-        return self.instead.get(column, COLUMNS[column])
-
-
-# The goals are the design's.  Rows without one are there to be fair: the same work
-# with a rival's known handicap taken away, or C doing all that a Python caller gets.
-ONLY_C = {"multiprocessing": None, "pyzmq": None, "pure Python": None, "before": None}
-ROWS = [
-    Row("64 B ping-pong, TCP", "pingpong", {"C": 0.95, "multiprocessing": 1.3, "pyzmq": 2}),
-    Row("64 B ping-pong, Unix socket", "pingpong_unix"),
-    Row("64 B ping-pong, spin 50 us; C sleeps", "pingpong_spin", {"C": 3}),
-    Row("- C spins too", "pingpong_spin", {"C": 0.8}, {**ONLY_C, "C": "c_spin"}),
-    Row("64 B pipelined 16 deep", "pipelined", {"C": 0.85, "multiprocessing": 10, "pyzmq": 5}),
-    Row(
-        "- multiprocessing without Nagle",
-        "pipelined",
-        instead={**ONLY_C, "C": None, "multiprocessing": "multiprocessing_nodelay"},
-    ),
-    Row(
-        "64 B stream, send_many to recv_many",
-        "stream_many",
-        {"C": 0.7, "multiprocessing": 60, "pyzmq": 20},
-    ),
-    Row("- C gives each message its own memory", "stream_many", {}, {**ONLY_C, "C": "c_own"}),
-    Row(
-        "64 B stream, one by one with `for`",
-        "stream_each",
-        {"C": 0.4, "pure Python": 25},
-        {"pure Python": "python_plain"},
-    ),
-    Row(
-        "- C own memory; Python sends joined",
-        "stream_each",
-        instead={**ONLY_C, "C": "c_own", "pure Python": "python"},
-    ),
-    Row("16 KiB stream", "stream_16k", {"C": 0.95, "multiprocessing": 1.2}),
-    Row("1 MiB stream", "stream_1m", {"C": 0.95, "multiprocessing": 1.2}),
-    Row("64 MiB echo", "echo_64m", {"C": 0.9, "multiprocessing": 1.5}),
-    Row("64 MiB echo, one buffer at each end", "echo_64m_into"),
-]
-IMPORT_GOAL = 0.015  # seconds that `import pysock` may take longer than what it needs
-
 
 def table(results: Results, subject: str = "pysock") -> str:
-    """Return the table of all works in *results*, as aligned Markdown."""
-    columns = [
-        column
-        for column, usual in COLUMNS.items()
-        if column != "before" or any(usual in by_rival for by_rival in results.values())
-    ]
-    lines = [[f"{subject} against", *map(_heading, columns), "C control", "verdict"]]
-    for row in ROWS:
-        if row.work in results:
-            lines.append(_line(row, results[row.work], columns, subject))
-    if "import" in results:
-        lines.append(_import_line(results["import"], columns, subject))
-    return _aligned(lines)
+    """Return the tables of all works in *results*, as aligned Markdown."""
+    tables = []
+    for kind in (ONE_CONNECTION, SERVER):
+        columns = [
+            column
+            for column, usual in kind.columns.items()
+            if column != "before" or any(usual in by_rival for by_rival in results.values())
+        ]
+        lines = [
+            _line(kind, row, results[row.work], columns, subject)
+            for row in kind.rows
+            if row.work in results
+        ]
+        if kind is ONE_CONNECTION and "import" in results:
+            lines.append(_import_line(results["import"], columns, subject))
+        if kind is SERVER and "server_idle" in results:
+            lines.append(_memory_line(results["server_idle"], columns, subject))
+        if lines:
+            heads = [_heading(kind, column) for column in columns]
+            first = [f"{subject} against", *heads, "C control", "verdict"]
+            tables.append(_aligned([first, *lines]))
+    return "\n\n".join(tables)
 
 
 def detail(results: Results) -> str:
     """Return the medians and quartiles behind the ratios."""
-    lines = [["work", "rival", "median", "middle half of the rounds", "rounds"]]
+    heads = ["work", "rival", "median", "middle half of the rounds", "rounds"]
+    lines = [[*heads, "longest wait", "server CPU", "load's core"]]
     for work, by_rival in results.items():
-        for rival, seconds in by_rival.items():
-            low, high = _quartiles(seconds)
+        for rival, rounds in by_rival.items():
+            low, high = _quartiles(_all(rounds, "seconds"))
+            busy = _all(rounds, "load")
             lines.append(
                 [
                     work,
                     rival,
-                    _time(median(seconds)),
+                    _time(_middle(rounds)),
                     f"{_time(low)} .. {_time(high)}",
-                    str(len(seconds)),
+                    str(len(rounds)),
+                    *(
+                        _time(_middle(rounds, name)) if _all(rounds, name) else ""
+                        for name in ("longest", "server")
+                    ),
+                    f"{median(busy):.0%}" if busy else "",
                 ]
             )
     return _aligned(lines)
@@ -126,21 +82,36 @@ def load(path: str) -> Results:
     for entry in document["benchmarks"]:
         info = entry["extra_info"]
         if "rival" in info:
-            results.setdefault(info["work"], {})[info["rival"]] = entry["stats"]["data"]
+            data = {"seconds": entry["stats"]["data"], **info.get("rounds", {})}
+            rounds = [
+                Round(**dict(zip(data, one, strict=True)))
+                for one in zip(*data.values(), strict=True)
+            ]
+            results.setdefault(info["work"], {})[info["rival"]] = rounds
     return results
 
 
-def _heading(column: str) -> str:
-    return f"{column} (goal)" if any(column in row.goals for row in ROWS) else column
+def by_field(rounds: Sequence[Round]) -> dict[str, list[float]]:
+    """Return what *rounds* have besides `seconds`, as `load` reads it."""
+    names = [field.name for field in fields(Round) if field.name != "seconds"]
+    return {name: _all(rounds, name) for name in names if _all(rounds, name)}
+
+
+def _heading(kind: Table, column: str) -> str:
+    return f"{column} (goal)" if any(column in row.goals for row in kind.rows) else column
 
 
 def _line(
-    row: Row, by_rival: Mapping[str, list[float]], columns: Sequence[str], subject: str
+    kind: Table, row: Row, by_rival: Rounds, columns: Sequence[str], subject: str
 ) -> list[str]:
+    goals = row.goals if subject == "pysock" else {}
+    if subject == "pysock":
+        subject = row.subject
     cells, missed, unknown = [], [], []
     for column in columns:
-        goal = row.goals.get(column) if subject == "pysock" else None
-        ratio = _ratio(by_rival, row.rival(column), subject)
+        goal = goals.get(column)
+        by = kind.by.get(column, "seconds")
+        ratio = _ratio(by_rival, kind.rival(row, column), subject, by)
         if goal is not None and ratio is None:
             unknown.append(column)
         if goal is not None and ratio is not None and ratio < goal:
@@ -154,16 +125,17 @@ def _line(
     elif unknown:
         verdict = f"unknown {', '.join(unknown)}"
     else:
-        verdict = "met" if row.goals and subject == "pysock" else ""
+        verdict = "met" if goals else ""
     if subject in by_rival and verdict and _is_noisy(by_rival):
         verdict += ", noisy"
+    if subject in by_rival and row.figure is not None:
+        figure = row.figure(_middle(by_rival[subject]))
+        verdict = f"{verdict}: {figure}" if verdict else figure
     return [row.title, *cells, _control(by_rival), verdict]
 
 
-def _import_line(
-    by_rival: Mapping[str, list[float]], columns: Sequence[str], subject: str
-) -> list[str]:
-    middle = {rival: median(seconds) for rival, seconds in by_rival.items()}
+def _import_line(by_rival: Rounds, columns: Sequence[str], subject: str) -> list[str]:
+    middle = {rival: _middle(rounds) for rival, rounds in by_rival.items()}
     control, verdict = "", "not run"
     if "socket" in middle and "socket_again" in middle:
         control = f"{(middle['socket_again'] - middle['socket']) * 1e3:+.1f} ms"
@@ -175,29 +147,56 @@ def _import_line(
     return [title, *("" for _ in columns), control, verdict]
 
 
+def _memory_line(by_rival: Rounds, columns: Sequence[str], subject: str) -> list[str]:
+    """KiB for an idle connection, of each; not a ratio."""
+    memory = {
+        rival: _middle(rounds, "memory")
+        for rival, rounds in by_rival.items()
+        if _all(rounds, "memory")
+    }
+    cells = []
+    for column in columns:
+        usual = None if column in SERVER.by else SERVER.columns[column]
+        cells.append(f"{memory[usual] / 1024:.1f} KiB" if usual in memory else "")
+    verdict = "not run"
+    if subject in memory:
+        word = "met" if memory[subject] <= MEMORY_GOAL else "missed"
+        verdict = f"{word}: {memory[subject] / 1024:.1f} KiB ({MEMORY_GOAL / 1024:g})"
+    control = f"{memory['c_again'] / 1024:.1f} KiB" if "c_again" in memory else ""
+    return ["user memory of an idle connection", *cells, control, verdict]
+
+
+def _all(rounds: Sequence[Round], name: str) -> list[float]:
+    return [value for one in rounds if (value := getattr(one, name)) is not None]
+
+
+def _middle(rounds: Sequence[Round], name: str = "seconds") -> float:
+    return median(_all(rounds, name))
+
+
 def _ratio(
-    by_rival: Mapping[str, list[float]], rival: str | None, subject: str
+    by_rival: Rounds, rival: str | None, subject: str, by: str = "seconds"
 ) -> float | None:
     """Return how many times faster than *rival* the *subject* is."""
     if rival is None or rival not in by_rival or subject not in by_rival:
         return None
-    return median(by_rival[rival]) / median(by_rival[subject])
+    return _middle(by_rival[rival], by) / _middle(by_rival[subject], by)
 
 
-def _control(by_rival: Mapping[str, list[float]]) -> str:
+def _control(by_rival: Rounds) -> str:
     ratio = _ratio(by_rival, "c", "c_again")
     return "" if ratio is None else f"{ratio:.2f} +-{_spread(by_rival):.2f}"
 
 
-def _is_noisy(by_rival: Mapping[str, list[float]]) -> bool:
+def _is_noisy(by_rival: Rounds) -> bool:
     ratio = _ratio(by_rival, "c", "c_again")
     return ratio is not None and (abs(ratio - 1) > NOISY or _spread(by_rival) > 2 * NOISY)
 
 
-def _spread(by_rival: Mapping[str, list[float]]) -> float:
+def _spread(by_rival: Rounds) -> float:
     """Return half the middle half of the control's ratios, turn by turn."""
     turns = zip(by_rival["c"], by_rival["c_again"], strict=True)
-    low, high = _quartiles([c / again for c, again in turns])
+    low, high = _quartiles([c.seconds / again.seconds for c, again in turns])
     return (high - low) / 2
 
 
@@ -231,7 +230,9 @@ def _aligned(lines: list[list[str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Print the table of a --benchmark-json file.")
+    parser = argparse.ArgumentParser(
+        description="Print the tables of a --benchmark-json file."
+    )
     parser.add_argument("results")
     parser.add_argument("--detail", action="store_true", help="medians and quartiles as well")
     parser.add_argument("--subject", default="pysock", help="whom to compare with the others")

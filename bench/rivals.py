@@ -8,7 +8,8 @@ from pathlib import Path
 
 from interleave import Rival
 
-PEERS = Path(__file__).parent / "peers"
+BENCH = Path(__file__).parent
+PEERS = BENCH / "peers"
 
 # For the time of `import`; the second is the control, as "c_again" is elsewhere.
 STATEMENTS = {
@@ -20,38 +21,65 @@ STATEMENTS = {
 
 
 def all_rivals(folder: Path, before: str | None = None) -> dict[str, Rival]:
-    """Build the C peer into *folder*; return every rival by its name.
+    """Build the C peer into *folder*; return every rival of one connection by its name.
 
     Args:
         before: the interpreter that has the pysock of before a change.
     """
-    c_peer = _build_c(folder)
+    c_peer = build(PEERS / "c_peer.c", folder)
     commands = {
         "c": (c_peer,),
         "c_again": (c_peer,),  # the control: what C against itself shows is noise
         "c_spin": (c_peer,),
         "c_own": (c_peer, "own"),
-        "pysock": _python("pysock"),
-        "before": _python("pysock", before),
-        "multiprocessing": _python("multiprocessing"),
-        "multiprocessing_nodelay": _python("multiprocessing_nodelay"),
-        "pyzmq": _python("pyzmq"),
-        "python": _python("python"),
-        "python_plain": _python("python_plain"),
-        "socket": _python("python"),
-        "socket_again": _python("python"),
+        "pysock": _python("pysock_peer"),
+        "before": _python("pysock_peer", interpreter=before),
+        "multiprocessing": _python("multiprocessing_peer"),
+        "multiprocessing_nodelay": _python("multiprocessing_nodelay_peer"),
+        "pyzmq": _python("pyzmq_peer"),
+        "python": _python("python_peer"),
+        "python_plain": _python("python_plain_peer"),
+        "socket": _python("python_peer"),
+        "socket_again": _python("python_peer"),
     }
     return {name: Rival(name, command) for name, command in commands.items()}
 
 
-def _python(peer: str, interpreter: str | None = None) -> tuple[str, ...]:
-    return interpreter or sys.executable, str(PEERS / f"{peer}_peer.py")
+def server_rivals(folder: Path, before: str | None = None) -> dict[str, Rival]:
+    """Build the server in C into *folder*; return every server by its name.
+
+    Args:
+        before: as for `all_rivals`.
+    """
+    server_c = build(PEERS / "server_c.c", folder, linux=True)
+    commands = {
+        "c": (server_c,),
+        "c_again": (server_c,),
+        "c_alone": (server_c,),
+        "pysock": _python("server_pysock", "as-it-comes"),
+        "pysock_alone": _python("server_pysock", "as-it-comes"),
+        "pysock_inline": _python("server_pysock", "inline"),
+        "pysock_two": _python("server_pysock", "two"),
+        "before": _python("server_pysock", "as-it-comes", interpreter=before),
+        "redis": _python("server_redis"),
+        "uvloop": _python("server_uvloop"),
+        "uvloop_plain": _python("server_uvloop", "plain"),
+        "asyncio": _python("server_asyncio"),
+        "streams": _python("server_streams"),
+        "twisted": _python("server_twisted"),
+        "threads": _python("server_threads"),
+    }
+    return {name: Rival(name, command) for name, command in commands.items()}
 
 
-def _build_c(folder: Path) -> str:
-    """Compile the C peer; without a compiler nothing is there, and it is skipped."""
-    program = folder / "c_peer"
+def build(source: Path, folder: Path, *, linux: bool = False) -> str:
+    """Compile *source* into *folder*; what cannot be compiled here is not there."""
+    program = folder / source.stem
     compiler = os.environ.get("CC", "cc")
-    if shutil.which(compiler):
-        subprocess.run([compiler, "-O2", "-o", program, PEERS / "c_peer.c"], check=True)
+    if shutil.which(compiler) and (sys.platform == "linux" or not linux):
+        subprocess.run([compiler, "-O2", "-o", program, source], check=True)
     return str(program)
+
+
+def _python(peer: str, *options: str, interpreter: str | None = None) -> tuple[str, ...]:
+    return interpreter or sys.executable, str(PEERS / f"{peer}.py"), *options

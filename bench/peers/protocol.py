@@ -226,7 +226,7 @@ def main(version: str, serve: Serve, connect: Connect) -> None:
         conn.close()
         return
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
-    conn = serve(options, _announce)
+    conn = serve(options, announce)
     try:
         while True:
             server_half(conn, options)
@@ -234,7 +234,7 @@ def main(version: str, serve: Serve, connect: Connect) -> None:
         conn.close()
 
 
-def _announce(at: Any) -> None:
+def announce(at: Any) -> None:
     """Tell the runner where the server listens."""
     text = at if isinstance(at, str) else f"{at[0]}:{at[1]}"
     print(f"{'unix' if isinstance(at, str) else 'tcp'}://{text}", flush=True)
