@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 
+from .systemd import listener
 from .unixpath import bind_and_listen, identity, unlink_if_same
 
 TYPE_CHECKING = False  # typing itself is slow to import
@@ -39,7 +40,8 @@ class Address:
 
     Args:
         scheme: "tcp", "tls", "unix", "udp", "unixgram" or "fd".
-        host: name or number, without brackets; empty means every local address.
+        host: name or number, without brackets; empty means every local address.  With
+            "fd" the name of a descriptor, if it goes by that.
         port: 0 lets the system choose when listening.
         path: of a Unix socket; an abstract name begins with NUL.
         fd: number of an inherited descriptor, else -1.
@@ -95,7 +97,7 @@ class Address:
 
     def __str__(self) -> str:
         if self.scheme == "fd":
-            return f"fd://{self.fd}"
+            return f"fd://{self.host or self.fd}"
         if not self.path:
             return f"{self.scheme}://{_joined(self.host, self.port)}"
         if self.abstract:
@@ -117,7 +119,8 @@ def parse(address: AddressLike) -> Address:
         address: "tcp://host:port", also tls and udp; "host:port"; (host, port), also
             with flow and scope as IPv6 has them; "unix:///path", "unix:path",
             "unix:@abstract", also unixgram; a path, which as a str needs a "/";
-            "fd://N".  IPv6 numbers stand in brackets.  Paths are taken literally.
+            "fd://N" and "fd://name" for an inherited socket.  IPv6 numbers stand in
+            brackets.  Paths are taken literally.
 
     Raises:
         TypeError: *address* is none of these types.
@@ -139,7 +142,7 @@ def parse(address: AddressLike) -> Address:
         return _parse_unix(scheme, rest, address)
     if rest.startswith("//") and "/" not in head:
         if scheme == "fd":
-            return Address("fd", fd=_number(rest[2:], 2**31 - 1, "descriptor", address))
+            return _parse_fd(rest[2:], address)
         if scheme not in _SCHEMES:
             raise _refused(address, f"scheme {head!r} is unknown", f"use {_EXAMPLES}")
         return _parse_host_port(scheme, rest[2:], address)
@@ -164,6 +167,8 @@ def connect(address: AddressLike, timeout: float | None = None) -> socket.socket
         ValueError: *address* is malformed, or cannot be connected to.
     """
     target = _for_streams(parse(address), "connect to")
+    if target.scheme == "fd":
+        raise _refused(target, "cannot connect to a descriptor", f"use {_EXAMPLES}")
     if not target.path:
         if not target.host:
             raise _refused(
@@ -202,7 +207,8 @@ def listen(
     An empty host is every address of the machine, IPv6 and IPv4 through one socket
     where the system can; "::" is IPv6 alone.  A name is listened on at its first
     IPv4 address, if it has any.  A Unix path has mode 0600 from the moment it
-    exists; one left behind by a dead server is replaced.
+    exists; one left behind by a dead server is replaced.  A socket that was inherited
+    ("fd") listens already, and becomes the caller's.
 
     Args:
         address: any form that `parse` takes.
@@ -218,6 +224,8 @@ def listen(
     target = _for_streams(parse(address), "listen on")
     sock = None
     try:
+        if target.scheme == "fd":
+            return listener(target.host or target.fd)
         if target.path:
             sock = socket.socket(socket.AF_UNIX)
             bind_and_listen(sock, target.path, backlog)
@@ -352,12 +360,18 @@ def _unix(scheme: str, path: str, seen: object) -> Address:
     return Address(scheme, path=path)
 
 
+def _parse_fd(text: str, seen: str) -> Address:
+    if not text or text.isdigit() or text[0] in "+-":
+        return Address("fd", fd=_number(text, 2**31 - 1, "descriptor", seen))
+    if not (text.isascii() and text.isprintable()) or set(text) & {":", "/"}:
+        raise _refused(seen, f"{text!r} is no descriptor's name", "as in 'fd://web'")
+    return Address("fd", text)
+
+
 def _for_streams(target: Address, action: str) -> Address:
     """Refuse the addresses that no stream socket can have."""
     if target.datagram:
         raise _refused(target, f"cannot {action} datagrams", "use DatagramServer or -Client")
-    if target.scheme == "fd":
-        raise _refused(target, f"cannot {action} a descriptor here", f"use {_EXAMPLES}")
     if target.path and not hasattr(socket, "AF_UNIX"):
         raise OSError(
             errno.EAFNOSUPPORT,

@@ -57,6 +57,9 @@ PARSED = [
     (Path("a.sock"), Address("unix", path="a.sock"), "unix:a.sock"),
     ("/" + "x" * (LONGEST - 1), Address("unix", path="/" + "x" * (LONGEST - 1)), None),
     ("fd://3", Address("fd", fd=3), "fd://3"),
+    ("FD://web", Address("fd", "web"), "fd://web"),
+    ("fd://my app.socket", Address("fd", "my app.socket"), "fd://my app.socket"),
+    ("fd://3d", Address("fd", "3d"), "fd://3d"),
 ]
 
 
@@ -154,8 +157,14 @@ REFUSED = [
     ("unix:@", "address 'unix:@': no path; "),
     (b"", "address b'': no path; "),
     ("/run/a\0b", "address '/run/a\\x00b': NUL in the path; leave it out"),
-    ("fd://three", "descriptor 'three' is not a number from 0 to 2147483647; "),
     ("fd://", "descriptor '' is not a number "),
+    ("fd://-1", "descriptor '-1' is not a number from 0 to 2147483647; "),
+    ("fd://4294967296", "descriptor '4294967296' is not a number "),
+    ("fd://³", "descriptor '³' is not a number "),
+    ("fd://a:b", "address 'fd://a:b': 'a:b' is no descriptor's name; as in 'fd://web'"),
+    ("fd://web/", "'web/' is no descriptor's name; "),
+    ("fd://büro", "'büro' is no descriptor's name; "),
+    ("fd://a\n", "'a\\n' is no descriptor's name; "),
 ]
 
 
@@ -461,7 +470,8 @@ def test_connect_is_not_fooled_by_a_connection_to_itself(monkeypatch):
         ("host:0", "address 'tcp://host:0': port 0 is for listening; name the server's port"),
         ("udp://host:9", "address 'udp://host:9': cannot connect to datagrams; use Datagram"),
         ("unixgram:@a", "address 'unixgram:@a': cannot connect to datagrams; "),
-        ("fd://3", "address 'fd://3': cannot connect to a descriptor here; use 'tcp://"),
+        ("fd://3", "address 'fd://3': cannot connect to a descriptor; use 'tcp://"),
+        ("fd://web", "address 'fd://web': cannot connect to a descriptor; "),
     ],
 )
 def test_connect_refuses_addresses_that_are_not_for_it(given, message):
@@ -567,7 +577,7 @@ def test_listen_on_an_unknown_name_keeps_the_resolvers_error(monkeypatch):
         listen("nosuch.example:80")
 
 
-@pytest.mark.parametrize("given", ["udp://:9", "fd://3"])
+@pytest.mark.parametrize("given", ["udp://:9", "unixgram:@a"])
 def test_listen_refuses_addresses_that_are_not_for_it(given):
     with pytest.raises(ValueError, match=f"address '{given}': cannot listen on "):
         listen(given)
