@@ -38,6 +38,7 @@ from .framing import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .prefork import serve
     from .server import Server
     from .session import Session
 
@@ -73,11 +74,12 @@ __all__ = [
     "recv_exactly_into",
     "recv_frame",
     "send_frame",
+    "serve",
     "wait",
 ]
 
 # What a client does not need, and what takes as long to import as all the rest: logging.
-_LAZY = {"Server": "server", "Session": "session"}
+_LAZY = {"Server": "server", "Session": "session", "serve": "prefork"}
 
 
 def __getattr__(name: str) -> object:

@@ -13,27 +13,40 @@ TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
     from typing import Any
 
+    from .proxy import ProxyHeader
+
 __all__ = ["Session"]
 
 logger = logging.getLogger(__name__)
 
 
 class Served(Connection):
-    """A connection as its server knows it."""
+    """A connection as its server knows it.
+
+    `client_address` is the client's address, also where a proxy stands in between;
+    `proxy` is the header with which that proxy said so.
+    """
 
     client_address: Any = None
-    watched: int = 0  # the events that the selector was asked for
-    number: int = -1  # the descriptor, which a closed connection no longer tells
+    proxy: ProxyHeader | None = None
+    loop: Any = None  # the one that serves it
     ends_at: float | None = None  # a fading connection's last moment
-    on_close: Callable[[Served], None] | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is stopping: what takes long had better come to an end."""
+        return self.loop is not None and self.loop.stopping
 
     def __exit__(self, kind: object, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        super().close()
-        if self.on_close is not None:
-            self.on_close(self)
+        if self.loop is None:
+            super().close()
+        elif not self.closed:
+            self.loop.let_go(self)
+            super().close()
+            self.loop.was_closed(self)
 
 
 class Session:
@@ -60,14 +73,13 @@ class Session:
         """Called after `handle`, also when that raised; not when `setup` did."""
 
 
-def hold(
-    make: Callable[..., Session], connection: Connection, client_address: Any, server: Any
-) -> bool:
+def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
     """Run a session to its end and close its connection; return whether it went well.
 
     The peer's faults are logged; what else the session raises goes to the server's
     `handle_error`.
     """
+    client_address = connection.client_address
     try:
         session = make(connection, client_address, server)
         session.setup()

@@ -6,15 +6,32 @@ from collections.abc import Iterable, Mapping
 
 cdef enum:
     REPLIES = 64 * 1024       # gathered replies leave at this size
+    CLOCK_STEP = 4            # messages between two looks, if a slow handler is noticed
 
 
 cdef double REPLY_DELAY = 0.001  # behind a slow handler replies wait no longer than this
+cdef double LONG_TURN = 0.005  # seconds; then other connections have theirs
 
 
 cdef enum Turn_end:
     TURN_IDLE = 0             # wait until there is more to read
     TURN_BUSY = 1             # the fair share is used up: there may be more in hand
     TURN_BLOCKED = 2          # wait until the peer takes its replies
+    TURN_STARVED = 3          # wait until there is memory for the frame under way
+    TURN_OVER = 4             # the connection is to be closed
+
+
+cdef enum Stage:
+    SERVED = 0                # by turns
+    FADING = 1                # being closed, step by step
+    GREETING = 2              # before its first message
+    HELD = 3                  # by a session
+
+
+cdef enum Overdue:
+    OVERDUE_IDLE = 1
+    OVERDUE_SLOW = 2
+    OVERDUE_UNREAD = 3
 
 
 cdef class _Responder(_Files):
@@ -22,6 +39,15 @@ cdef class _Responder(_Files):
 
     cdef object replying      # an iterator of replies that waits for the peer
     cdef readonly bint _in_handler
+    cdef bint starved         # there was no memory for the frame under way
+    # Where a server has it: see crew.pxi.
+    cdef int stage
+    cdef int parked           # what its poller waits for
+    cdef bint queued          # it gets a turn without the poller
+    cdef bint serving
+    # What overdue() has seen, and when.
+    cdef double moved_at, stuck_at, frame_at
+    cdef long long moved_then, out_then, in_then, messages_then
 
     cdef bytes arrived(self, bint *may_receive):
         """The next message out of what has come, or None."""
@@ -46,6 +72,9 @@ cdef class _Responder(_Files):
                 self.raise_ended()
             if not may_receive[0]:
                 self.rest()
+                return None
+            if not self.may_grow():
+                self.starved = True
                 return None
             n = self.aim(iov)
             offered = 0
@@ -113,12 +142,17 @@ cdef class _Responder(_Files):
         return True
 
     def _answer(self, handler, passed, Py_ssize_t most):
+        """Serve at most *most* messages: see `answer`; return how the turn ended."""
+        return self.answer(handler, passed, most, NULL)
+
+    cdef int answer(self, handler, passed, Py_ssize_t most, Lead *lead) except -1:
         """Serve at most *most* messages; return how the turn ended.
 
         Args:
             handler: called with each message.
             passed: a second argument for it, or None.
             most: messages in one turn, so that others get theirs.
+            lead: told of each step, or NULL.
 
         Raises:
             ConnectionClosed, FramingError, OSError: the connection is over.
@@ -126,35 +160,49 @@ cdef class _Responder(_Files):
         """
         cdef bint may_receive = True
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
-        cdef double oldest = sock_now()
+        cdef double began = sock_now()
+        cdef double oldest = began
         cdef double now
+        cdef PyObject *ready
         cdef int end = TURN_BUSY
         self._in_handler = self.replying is not None
+        self.starved = False
         try:
             if not self.let_go() or not self.go_on():
                 return TURN_BLOCKED
             while most > 0:
-                self._in_handler = False
-                self.enter(&self.receiving, &until)
-                try:
-                    message = self.arrived(&may_receive)
-                finally:
-                    self.leave(&self.receiving)
-                if message is None:
-                    end = TURN_IDLE
-                    break
-                most -= 1
+                ready = self.at_hand()
+                if ready != NULL:
+                    message = <object>ready
+                    Py_DECREF(message)
+                else:
+                    self._in_handler = False
+                    self.enter(&self.receiving, &until)
+                    try:
+                        message = self.arrived(&may_receive)
+                    finally:
+                        self.leave(&self.receiving)
+                    if message is None:
+                        end = TURN_STARVED if self.starved else TURN_IDLE
+                        break
                 self._in_handler = True
+                most -= 1
                 reply = handler(message) if passed is None else handler(message, passed)
                 if self.closed:
                     return TURN_IDLE
-                if not self.accept_reply(reply):
+                if not self.append_at_once(reply) and not self.accept_reply(reply):
                     return TURN_BLOCKED
+                if lead != NULL:
+                    lead_step(lead, 1)
+                    if lead.watched and not lead.lost and most % CLOCK_STEP:
+                        continue
                 now = sock_now()
                 if now - oldest > REPLY_DELAY:
                     oldest = now
                     if not self.let_go():
                         return TURN_BLOCKED
+                    if now - began > LONG_TURN:
+                        break
             self._in_handler = False
             return end if self.let_go() else TURN_BLOCKED
         except BaseException:
@@ -163,3 +211,53 @@ cdef class _Responder(_Files):
             else:
                 self.let_go()
             raise
+
+    cdef void send_gathered(self) noexcept:
+        """Send the replies that wait behind a handler which another thread is in."""
+        if self.closed or self.tail_end == self.tail_start:
+            return
+        if owner_take(&self.sending.owner, PyThread_get_thread_ident()):
+            try:
+                self.try_flush()
+            except Exception:
+                pass  # the connection keeps its error for who is in the handler
+            finally:
+                self.leave(&self.sending)
+
+    cdef int overdue(
+        self, double now, double idle, double grace, double rate, double patience
+    ) noexcept:
+        """What the peer is too slow at: an OVERDUE_ value, or 0.
+
+        Called now and then; what counts is what has changed since the last time.
+        """
+        cdef bint stuck = self.waiting_for & SOCK_WRITE
+        if self.moved_then != self.bytes_in + self.bytes_out or self.moved_at == 0:
+            self.moved_then = self.bytes_in + self.bytes_out
+            self.moved_at = now
+        if not self.serving and self.stage == SERVED:
+            stuck = self.tail_end > self.tail_start
+        if not stuck:
+            self.stuck_at = 0
+        elif self.stuck_at == 0 or self.out_then != self.bytes_out:
+            self.stuck_at = now
+            self.out_then = self.bytes_out
+        elif 0 <= patience < now - self.stuck_at:
+            return OVERDUE_UNREAD
+        if self.serving or stuck or (self.stage == HELD and not self.waiting_for):
+            # It is not the peer who is waited for, or not to send.
+            self.moved_at = now
+            self.frame_at = 0
+        elif self.at_rest():
+            self.frame_at = 0
+            if 0 <= idle < now - self.moved_at:
+                return OVERDUE_IDLE
+        elif self.frame_at == 0 or self.messages_then != self.messages_in:
+            self.frame_at = now
+            self.in_then = self.bytes_in
+            self.messages_then = self.messages_in
+        elif grace >= 0:
+            grace += (self.bytes_in - self.in_then) / rate
+            if now - self.frame_at > grace:
+                return OVERDUE_SLOW
+        return 0

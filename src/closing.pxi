@@ -50,6 +50,12 @@ cdef class _Closer(_Responder):
         if self.can_wake:
             wake_poke(&self.wake)
 
+    def _cut(self):
+        """End both directions at once; the thread that is in a call notices, and closes."""
+        if not self.closed and self.kind == SOCKET:
+            sock_shutdown_both(self.reader)
+            self._wind_up()
+
     def _fade(self):
         """Take the next step of a close that a poller drives, without waiting.
 

@@ -9,11 +9,13 @@ turns bytes, however they were cut, into messages and does no I/O.  A
 The parts of this one module, each built on those before it:
 
     sockio.h        the operating system
+    poller.h        its ways to wait for many sockets
     layout.pxi      headers read and written, in plain C
     formats.pxi     the formats as classes
     outgoing.pxi    a message on its way out
     decoder.pxi     Decoder
     turns.pxi       one thread at a time
+    memory.pxi      how much the frames of a server's connections may take
     transport.pxi   bytes over a socket: deadlines, waiting, waking
     receive.pxi     the receiving half of a stream
     send.pxi        the sending half
@@ -21,6 +23,7 @@ The parts of this one module, each built on those before it:
     answer.pxi      a server's turn with a connection
     closing.pxi     how it ends
     stream.pxi      FrameStream: the calls that a user makes
+    crew.pxi        threads that serve connections by turns
     primitives.pxi  recv_exactly and its kin
 """
 
@@ -34,6 +37,7 @@ import warnings
 from operator import index as operator_index
 
 cimport cython
+from libc.stdint cimport uint64_t, uintptr_t
 
 from pysock.errors import (
     ConnectionClosed,
@@ -68,6 +72,7 @@ cdef extern from "sockio.h" nogil:
     Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n)
     Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n)
     int sock_shutdown_write(sock_t fd)
+    int sock_shutdown_both(sock_t fd)
     Py_ssize_t sock_queued(sock_t fd)
     bint sock_is_socket(sock_t fd)
     bint sock_is_nonblocking(sock_t fd)
@@ -78,6 +83,7 @@ cdef extern from "sockio.h" nogil:
     int wake_open(sock_wake *wake)
     sock_t wake_fd(const sock_wake *wake)
     void wake_poke(sock_wake *wake)
+    void wake_clear(sock_wake *wake)
     void wake_close(sock_wake *wake)
     bint owner_take(size_t *owner, size_t me)
     void owner_drop(size_t *owner)
@@ -85,6 +91,8 @@ cdef extern from "sockio.h" nogil:
     const bint GLANCE_TAKES
     long atomic_add(long *n, long value)
     long atomic_set(long *n, long value)
+    uint64_t word_read(uint64_t *word)
+    bint word_change(uint64_t *word, uint64_t expected, uint64_t value)
     char *spare_take()
     void spare_give(char *p)
 
@@ -119,6 +127,7 @@ include "formats.pxi"
 include "outgoing.pxi"
 include "decoder.pxi"
 include "turns.pxi"
+include "memory.pxi"
 include "transport.pxi"
 include "receive.pxi"
 include "send.pxi"
@@ -126,4 +135,5 @@ include "files.pxi"
 include "answer.pxi"
 include "closing.pxi"
 include "stream.pxi"
+include "crew.pxi"
 include "primitives.pxi"

@@ -18,6 +18,9 @@ cdef enum:
     GROWTH = 4                # then as many times what has arrived
 
 
+cdef double MEMORY_TICK = 0.01  # for a thread that waits for memory
+
+
 cdef enum State:
     WHOLE                     # all of the next frame is in the buffer
     PART                      # its size is known
@@ -50,6 +53,8 @@ cdef class _Receiver(_Transport):
     cdef bint file_checked    # its trailer
     cdef object file_rest     # what it took over from a receive, and has still to write
     cdef Py_ssize_t file_left  # bytes that go there by way of the buffer
+    cdef _Memory memory       # what a server allows all its connections, or None
+    cdef Py_ssize_t charged   # bytes of it that the large message has taken
     cdef bint ended
     cdef long long messages_in
     cdef Py_ssize_t owed      # replies to requests that gave up waiting for them
@@ -140,6 +145,8 @@ cdef class _Receiver(_Transport):
         cdef Py_ssize_t got
         self.inside = self.end > self.start
         if not self.ended:
+            if self.memory is not None:
+                self.wait_for_memory(until)
             got = self.receive(until)
             self.ended = got == 0
         if self.ended:
@@ -242,6 +249,18 @@ cdef class _Receiver(_Transport):
         self.delivered()
         return message
 
+    cdef PyObject *at_hand(self) noexcept:
+        """The next message if it has been read ahead, without taking a turn, or NULL."""
+        cdef PyObject *message
+        if self.start == self.end or self.born != forks:
+            return NULL
+        if not owner_glance(&self.receiving.owner):
+            return NULL
+        message = self.pick()
+        if GLANCE_TAKES:
+            self.leave(&self.receiving)
+        return message
+
     cdef int pick_all(self, list messages, Py_ssize_t most) except -1:
         """Append the plain messages that are all there, at most *most*."""
         cdef const Layout *lay = &self.format.layout
@@ -292,6 +311,8 @@ cdef class _Receiver(_Transport):
         if into == NULL:
             # Memory follows the bytes that came, not the length that was announced.
             room = min(size, max(FIRST_ROOM, GROWTH * have))
+            if self.memory is not None and size > FREE_SIZE and not self.charge(room):
+                room = max(have, 1)
             into = self.new_partial(room)
         self.format_then = self.format
         self.dropped = self.buf[self.start:self.start + self.head.skip]
@@ -312,10 +333,44 @@ cdef class _Receiver(_Transport):
         self.into = NULL
         Py_XDECREF(self.partial)
         self.partial = NULL
+        if self.charged:
+            charged, self.charged = self.charged, 0
+            self.memory.give_back(self, charged)
+
+    cdef bint charge(self, Py_ssize_t room) except -1:
+        """Whether the large message may take *room* bytes in all."""
+        if room > self.charged:
+            if not self.memory.grant(self, room - self.charged):
+                return False
+            self.charged = room
+        return True
+
+    cdef Py_ssize_t next_room(self) noexcept:
+        return min(self.message_size(), max(FIRST_ROOM, GROWTH * self.into_room))
+
+    cdef bint may_grow(self) except -1:
+        """Whether there is room for the next bytes, or may be."""
+        if self.into == NULL or self.memory is None or self.partial == NULL:
+            return True
+        if self.got < self.into_room or self.into_room == self.message_size():
+            return True
+        return self.message_size() <= FREE_SIZE or self.charge(self.next_room())
+
+    cdef int wait_for_memory(self, Deadline *until) except -1:
+        cdef double left
+        while not self.may_grow():
+            left = self.remaining(until)
+            if left == 0:
+                raise BlockingIOError(errno.EAGAIN, "the server is short of memory")
+            self.check_end(SOCK_READ)
+            with nogil:
+                sock_poll(SOCK_BAD, SOCK_BAD, 0, SOCK_BAD, MEMORY_TICK)
+            PyErr_CheckSignals()
+        return 0
 
     cdef int grow(self) except -1:
         """Make room for more of the message, where it stands if the system can."""
-        cdef Py_ssize_t room = min(self.message_size(), GROWTH * self.into_room)
+        cdef Py_ssize_t room = self.next_room()
         try:
             _PyBytes_Resize(&self.partial, room)
         except MemoryError:
@@ -444,6 +499,8 @@ cdef class _Receiver(_Transport):
                 return True
             if self.winding_up and self.at_rest():
                 return True
+            if not self.may_grow():
+                return False
             got = self.try_receive(iov, self.aim(iov), &until)
             if got > 0:
                 self.spread(got)

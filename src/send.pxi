@@ -266,6 +266,16 @@ cdef class _Sender(_Receiver):
         self.messages_out += 1
         return True
 
+    cdef bint append_at_once(self, message) noexcept:
+        """Append a plain frame to the tail without taking a turn, if that can be."""
+        cdef bint appended
+        if self.send_error or self.closed or not owner_glance(&self.sending.owner):
+            return False
+        appended = self.append_plain(message)
+        if GLANCE_TAKES:
+            self.leave(&self.sending)
+        return appended
+
     cdef int send_at_once(self, message) except -1:
         """Send a small plain message in one step, if it is one; return how far it came."""
         cdef const Layout *lay = &self.format.layout

@@ -69,6 +69,9 @@ static inline Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n) {
 static inline int sock_shutdown_write(sock_t fd) {
     return shutdown(fd, SD_SEND) ? -WSAGetLastError() : 0;
 }
+static inline int sock_shutdown_both(sock_t fd) {
+    return shutdown(fd, SD_BOTH) ? -WSAGetLastError() : 0;
+}
 
 /* No way to ask: the caller waits for the peer's end instead. */
 static inline Py_ssize_t sock_queued(sock_t fd) { (void)fd; return -1; }
@@ -117,6 +120,12 @@ static inline int wake_open(sock_wake *w) {
 }
 static inline sock_t wake_fd(const sock_wake *w) { return w->fd; }
 static inline void wake_poke(sock_wake *w) { send(w->fd, "", 1, 0); }
+static inline void wake_clear(sock_wake *w) {
+    u_long on = 1;
+    char trash[64];
+    ioctlsocket(w->fd, FIONBIO, &on);
+    while (recv(w->fd, trash, sizeof trash, 0) > 0) continue;
+}
 static inline void wake_close(sock_wake *w) { closesocket(w->fd); }
 
 #define sock_relax() YieldProcessor()
@@ -131,6 +140,13 @@ static inline long atomic_add(long *n, long value) {
     return InterlockedExchangeAdd(n, value) + value;
 }
 static inline long atomic_set(long *n, long value) { return InterlockedExchange(n, value); }
+static inline uint64_t word_read(uint64_t *word) {
+    return (uint64_t)InterlockedCompareExchange64((LONG64 volatile *)word, 0, 0);
+}
+static inline int word_change(uint64_t *word, uint64_t from, uint64_t to) {
+    return (uint64_t)InterlockedCompareExchange64(
+        (LONG64 volatile *)word, (LONG64)to, (LONG64)from) == from;
+}
 #define atomic_swap(slot, value) \
     InterlockedExchangePointer((PVOID volatile *)(slot), (PVOID)(value))
 #define atomic_put(slot, value) \
@@ -238,6 +254,9 @@ static inline Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n) {
 
 static inline int sock_shutdown_write(sock_t fd) {
     return shutdown(fd, SHUT_WR) ? -errno : 0;
+}
+static inline int sock_shutdown_both(sock_t fd) {
+    return shutdown(fd, SHUT_RDWR) ? -errno : 0;
 }
 
 /* Bytes sent that the peer's kernel has not acknowledged, or -1 where nobody tells.
@@ -358,6 +377,10 @@ static inline void wake_poke(sock_wake *w) {
     unsigned long long one = 1;
     if (write(w->fd, &one, sizeof one) < 0) { /* full means readable already */ }
 }
+static inline void wake_clear(sock_wake *w) {
+    unsigned long long count;
+    if (read(w->fd, &count, sizeof count) < 0) { /* another was faster */ }
+}
 static inline void wake_close(sock_wake *w) { close(w->fd); }
 #else
 typedef struct { sock_t fd, other; } sock_wake;
@@ -375,6 +398,10 @@ static inline int wake_open(sock_wake *w) {
 static inline sock_t wake_fd(const sock_wake *w) { return w->fd; }
 static inline void wake_poke(sock_wake *w) {
     if (write(w->other, "", 1) < 0) { /* full means readable already */ }
+}
+static inline void wake_clear(sock_wake *w) {
+    char trash[64];
+    while (read(w->fd, trash, sizeof trash) > 0) continue;
 }
 static inline void wake_close(sock_wake *w) { close(w->fd); close(w->other); }
 #endif
@@ -397,6 +424,13 @@ static inline long atomic_add(long *n, long value) {
 }
 static inline long atomic_set(long *n, long value) {
     return __atomic_exchange_n(n, value, __ATOMIC_SEQ_CST);
+}
+static inline uint64_t word_read(uint64_t *word) {
+    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+}
+static inline int word_change(uint64_t *word, uint64_t from, uint64_t to) {
+    return __atomic_compare_exchange_n(
+        word, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 #define atomic_swap(slot, value) __atomic_exchange_n((slot), (value), __ATOMIC_ACQ_REL)
 static inline int atomic_put(void **slot, void *value) {

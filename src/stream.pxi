@@ -112,6 +112,19 @@ cdef class FrameStream(_Closer):
         )
 
     @property
+    def _stage(self):
+        """Where a server has the connection: a Stage of answer.pxi."""
+        return self.stage
+
+    @_stage.setter
+    def _stage(self, int value):
+        self.stage = value
+
+    def _share_memory(self, _Memory memory):
+        """Take the memory for large frames out of what a server allows."""
+        self.memory = memory
+
+    @property
     def socket(self):
         """The socket, or what else the stream was made from; it stays the stream's."""
         return self.sock
@@ -145,18 +158,6 @@ cdef class FrameStream(_Closer):
 
     def __iter__(self):
         return self
-
-    cdef PyObject *at_hand(self) noexcept:
-        """The next message if it has been read ahead, without taking a turn, or NULL."""
-        cdef PyObject *message
-        if self.start == self.end or self.born != forks:
-            return NULL
-        if not owner_glance(&self.receiving.owner):
-            return NULL
-        message = self.pick()
-        if GLANCE_TAKES:
-            self.leave(&self.receiving)
-        return message
 
     def __next__(self):
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)

@@ -143,6 +143,7 @@ cdef class _Transport:
     cdef bint renewing        # it is doing so: calls on the old connection end
     cdef int receive_error    # a failed direction stays failed: negative system errors
     cdef int send_error
+    cdef int waiting_for      # what a call sleeps for: SOCK_READ, SOCK_WRITE
     cdef bint lost            # an error that ends the connection has been raised
     cdef unsigned int born    # how many forks there had been
     cdef long long calls_in, waits_in, calls_out, waits_out, bytes_in, bytes_out
@@ -335,8 +336,10 @@ cdef class _Transport:
                 # The descriptor has been used up for saying so: look at `closed` instead.
                 wake = SOCK_BAD
                 left = WINDING_UP_TICK if left < 0 else min(left, WINDING_UP_TICK)
+            self.waiting_for = want
             with nogil:
                 ready = sock_poll(self.reader, self.writer, want, wake, left)
+            self.waiting_for = 0
             if ready > 0 and not ready & SOCK_WOKEN and not self.closed:
                 return ready
             if ready < 0 and not sock_intr(ready):

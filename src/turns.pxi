@@ -56,3 +56,24 @@ cdef void pass_gate(Turn *turn, double seconds) noexcept:
         status = PyThread_acquire_lock_timed(turn.gate, microseconds, 1)
     if status == PY_LOCK_ACQUIRED:
         atomic_set(&turn.opened, 0)
+
+
+cdef struct Lead:
+    # A leader's hold on the word that says who leads: see crew.pxi.
+    uint64_t *word
+    uint64_t mine             # as this thread has last written it
+    bint lost
+    bint watched              # another thread notices a handler that takes long
+
+
+cdef bint lead_step(Lead *lead, uint64_t in_handler) noexcept:
+    """Say that the leader has got further; return whether it leads still."""
+    cdef uint64_t step
+    if not lead.lost:
+        step = (lead.mine & <uint64_t>0xFFFFFFFF00000000)
+        step |= ((lead.mine + 2) & <uint64_t>0xFFFFFFFE) | in_handler
+        if word_change(lead.word, lead.mine, step):
+            lead.mine = step
+            return True
+        lead.lost = True
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import pytest
 
 import pysock
 from conftest import TIME_FACTOR, unix
+from peers import until
 
 SOON = 5 * TIME_FACTOR
 
@@ -166,8 +168,7 @@ def test_stop_finishes_a_frame_that_has_begun() -> None:
         with client(server) as peer:
             assert peer.request(b"a") == b"A"
             peer.socket.send(b"\0\0\0\x02x")
-            while not any(c.pending for c in list(server._served)):
-                time.sleep(0.001)
+            until(lambda: server._loop and any(c.pending for c in list(server._loop.served)))
             stopper = threading.Thread(target=server.stop)
             stopper.start()
             while server._stop_at is None:
@@ -182,8 +183,7 @@ def test_stop_cuts_what_is_not_done_at_the_deadline() -> None:
     """D14."""
     with pysock.Server("127.0.0.1:0", bytes.upper).start() as server, client(server) as peer:
         peer.socket.send(b"\0\0\0\x02x")
-        while not any(c.pending for c in list(server._served)):
-            time.sleep(0.001)
+        until(lambda: server._loop and any(c.pending for c in list(server._loop.served)))
         server.stop(drain=0.1)
         with pytest.raises((pysock.ConnectionClosed, ConnectionResetError)):
             peer.recv()
@@ -259,7 +259,7 @@ def test_stop_leaves_a_session_that_never_ends_behind(
 ) -> None:
     """D14."""
     release = threading.Event()
-    monkeypatch.setattr("pysock.server._CUT", 0.05)
+    monkeypatch.setattr("pysock.loop._CUT", 0.05)
 
     class Stuck(pysock.Session):
         def handle(self) -> None:
@@ -289,10 +289,10 @@ def test_service_actions_run_while_idle() -> None:
 def test_idle_server_does_not_wake_up() -> None:
     """No polling interval: an idle server uses no processor time and no system calls."""
     with pysock.Server("127.0.0.1:0", bytes.upper).start() as server:
-        assert server._patience(None) is None
         with client(server) as peer:
             assert peer.request(b"a") == b"A"
-            assert server._patience(None) is None
+        until(lambda: not server.stats["connections"])
+        until(lambda: server._loop._crew.next_at == math.inf)
 
 
 def test_stop_and_start_while_clients_come_and_go() -> None:
@@ -327,7 +327,7 @@ def handler(message):
     if message == b"interrupt": raise KeyboardInterrupt
     return message.upper()
 try:
-    with pysock.Server("127.0.0.1:0", handler) as server:
+    with pysock.Server("127.0.0.1:0", handler, workers=int(sys.argv[1])) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()
 except KeyboardInterrupt:
@@ -337,12 +337,15 @@ except KeyboardInterrupt:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize(
-    ("end", "status"), [("signal", 130), (b"interrupt", 130), (b"exit", 7)]
+    ("end", "workers", "status"),
+    [("signal", 0, 130), ("signal", 4, 130), (b"interrupt", 0, 130), (b"exit", 0, 7)],
 )
-def test_keyboard_interrupt_and_exit_end_the_server(end: str | bytes, status: int) -> None:
+def test_keyboard_interrupt_and_exit_end_the_server(
+    end: str | bytes, workers: int, status: int
+) -> None:
     """S02, P13."""
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", PROGRAM], stdout=subprocess.PIPE
+        [sys.executable, "-P", "-c", PROGRAM, str(workers)], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -419,7 +422,7 @@ def test_exit_in_a_handler_of_a_started_server_leaves_nobody_waiting(
     def handler(message: bytes) -> bytes:
         sys.exit(1)
 
-    server = pysock.Server("127.0.0.1:0", handler).start()
+    server = pysock.Server("127.0.0.1:0", handler, workers=0).start()
     with client(server) as peer:
         peer.send(b"")
         assert list(peer) == []
@@ -427,6 +430,21 @@ def test_exit_in_a_handler_of_a_started_server_leaves_nobody_waiting(
     assert "has ended" in caplog.text
     with pytest.raises(ConnectionRefusedError):
         client(server)
+
+
+def test_exit_in_a_worker_s_handler_ends_its_connection_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handler(message: bytes) -> bytes:
+        return sys.exit(1) if message == b"exit" else message
+
+    with pysock.Server("127.0.0.1:0", handler).start() as server:
+        with client(server) as peer:
+            peer.send(b"exit")
+            assert list(peer) == []
+        with client(server) as peer:
+            assert peer.request(b"a") == b"a"
+    assert caplog.text.count("SystemExit: 1") == 1
 
 
 def test_full_server_says_so(caplog: pytest.LogCaptureFixture) -> None:

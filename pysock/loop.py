@@ -1,0 +1,552 @@
+"""One run of a server: accept, take turns, limits, and an end that loses nothing.
+
+Idle connections are parked in one poller; no thread waits on them.  One thread leads: it
+waits at the poller, and what it finds readable it serves right there.  It receives all
+that has come, calls the handler for each message and sends the replies together.  So a
+quick handler runs as fast as in an event loop: nothing is handed from thread to thread.
+
+A handler may also block.  A second thread stands by and looks once in a millisecond
+whether the leader is still in the same handler; then it takes the lead, another one stands
+by, and so on up to `workers` threads.  The one that was held up finishes its connection,
+puts it back into the poller, and waits until it is needed again.  A reply that would block
+holds nobody: its rest stays with the connection, which is parked for writing and not read
+from until the peer has taken it.
+
+How the lead changes hands is in crew.pxi.  Here is what the leader does besides:
+
+    _accept     lets new clients in, as far as there is room
+    _step       goes on with a connection that is in its handshake, or near its end
+    _attend     does what is due: limits, the drain, connections that ended elsewhere
+
+Only the leading thread runs these, so they need no locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .address import format_peer
+from .errors import ConnectionClosed, FramingError, IncompleteFrame
+from .framing import _Crew, _Memory
+from .listener import Listener, Shortage
+from .session import Served, hold
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+__all__ = ["Loop", "counted", "explain_failure"]
+
+logger = logging.getLogger("pysock.server")
+
+_NEVER = float("inf")
+_SERVED, _FADING, _GREETING, _HELD = range(4)  # as in answer.pxi
+_FADING_TICK = 0.05  # how often a connection that is being closed is looked at
+_FIRST_REQUEST = 1.0  # what a client that has sent nothing yet gets when the server stops
+_CUT = 1.0  # what a thread gets to notice that its connection was cut
+_OVERDUE = ("", "idle for too long", "its message comes too slowly", "takes no replies")
+_IDLE = 1
+
+
+class Loop:
+    """What a server has while it runs.
+
+    Args:
+        server: the `Server`: its handler, its limits, and what to call.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.served: set[Served] = set()
+        self._limits = server.limits
+        self._log = server._seldom.log
+        self._handshakes = server._handshakes
+        self._fading: set[Served] = set()
+        self._gone: deque[Served] = deque()  # closed by a session or a handler
+        self._threads: set[threading.Thread] = set()  # workers and sessions
+        self._thread = threading.get_ident()
+        self._workers = 0 if server._sessions else server.workers
+        self._drain_began: float | None = None
+        self._accepting = False
+        self._accept_at = self._act_at = _NEVER
+        self._interval = self._limits.sweep_interval()
+        self._sweep_at = _NEVER
+        self._over = False
+        self._crash: BaseException | None = None
+        memory = self._limits.max_memory
+        self._memory = None if memory is None else _Memory(memory, self._memory_freed)
+        self._crew: Any = _Crew(server.handler, server._pass_connection, self._workers, self)
+
+    # ---------------------------------------------------------------- running
+
+    def __enter__(self) -> Self:
+        self._wakee, self._waker = socket.socketpair()
+        self._wakee.setblocking(False)
+        self._waker.setblocking(False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._close_all()
+        finally:
+            self._wakee.close()
+            self._waker.close()
+
+    def run(self) -> None:
+        """Serve until the server is told to stop, and has drained."""
+        server = self.server
+        if server._acts:
+            self._act_at = 0.0
+        server._open_health()
+        if server._health is not None:
+            server._health.start()
+        with self._woken_by_signals():
+            if self._workers == 0:
+                self._crew.watch_for(self._wakee.fileno(), self._woken)
+                self._crew.run()
+                return
+            self._spawn()  # the leader, which starts the next
+            if self._threads:
+                self._wait_for_the_end()
+            elif self._crash is None:
+                raise RuntimeError("cannot start a thread to serve in; workers=0 needs none")
+            if self._crash is not None:
+                raise self._crash
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server has been told to stop."""
+        return self.server._stop_at is not None
+
+    @property
+    def threads(self) -> int:
+        """How many threads take turns."""
+        return int(self._crew.threads)
+
+    @property
+    def takeovers(self) -> int:
+        """How often one thread has taken the lead from another."""
+        return int(self._crew.takeovers)
+
+    def is_mine(self) -> bool:
+        """Whether the calling thread is one that serves, which cannot wait for the end."""
+        return (
+            threading.get_ident() == self._thread
+            or threading.current_thread() in self._threads
+        )
+
+    def wake(self) -> None:
+        """Have everybody look whether the server is stopping."""
+        self._crew.call_server()
+        self._poke()
+
+    def _poke(self) -> None:
+        # It may have been woken often enough, or be over.
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wakee.recv(4096):
+                pass
+
+    @contextlib.contextmanager
+    def _woken_by_signals(self) -> Iterator[None]:
+        """In the main thread, let a signal end a wait that it came just before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+
+    def _spawn(self) -> None:
+        """Start another thread that takes turns, if there may be one more."""
+        if len(self._threads) >= self._workers or self._over:
+            return
+        name = f"{self.server!r} worker {len(self._threads) + 1}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            self._threads.discard(thread)
+            self._log(logging.WARNING, "cannot start another thread to serve in: %s", exc)
+
+    def _work(self) -> None:
+        try:
+            self._crew.run()
+        except BaseException as exc:
+            self._crash = exc
+        self._poke()
+
+    def _wait_for_the_end(self) -> None:
+        """Wait for the end of the drain, and for signals, while others serve."""
+        while not self._over and self._crash is None:
+            stop_at = self.server._stop_at
+            left = None if stop_at is None else stop_at - time.monotonic()
+            if left is not None and left <= 0:
+                # Perhaps all threads are in handlers, and none is there to notice.
+                return
+            select.select([self._wakee], [], [], left)
+            self._woken()
+
+    def _close_all(self) -> None:
+        """Cut what is left, and have all threads return."""
+        self.server._close_health()
+        self._over = True
+        self._crew.end()
+        for connection in list(self.served):
+            self._cut(connection)
+        end = time.monotonic() + _CUT
+        for thread in list(self._threads):
+            while thread.ident is None and thread in self._threads:
+                time.sleep(0.001)  # it is just being started
+            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                logger.warning("%s does not end: left behind", thread.name)
+        for connection in list(self.served):
+            if not connection.closed:
+                connection._close(0.0)
+            self._count(connection)
+        self.server._counts["takeovers"] += self.takeovers
+        if not self._crew.threads:
+            self._crew.close()
+        self.served.clear()
+        self._fading.clear()
+        self._gone.clear()
+
+    # ---------------------------------------------------------------- what is due
+
+    def _attend(self, now: float) -> float:
+        """Do what is due; return when to call again."""
+        crew = self._crew
+        crew.take_returned()
+        while self._gone:
+            self._forget(self._gone.popleft())
+        crew.feed()
+        for connection in list(self._fading):
+            self._fade(connection, now)
+        for connection in self._handshakes.overdue(now):
+            self._overdue(connection, "its handshake takes too long")
+        if now >= self._sweep_at:
+            self._sweep(now)
+        if now >= self._act_at:
+            self._act_at = now + 1.0
+            self.server.service_actions()
+        stop_at = self.server._stop_at
+        if stop_at is not None and not self._drain(now, stop_at):
+            self._over = True
+            crew.end()
+            self._poke()
+            return _NEVER
+        self._watch_listeners(now)
+        moments = [self._sweep_at, self._act_at, self._accept_at]
+        if self._fading or stop_at is not None:
+            moments.append(now + _FADING_TICK)
+        if (at := self._handshakes.next_at()) is not None:
+            moments.append(at)
+        return min(moments)
+
+    def _memory_freed(self) -> None:
+        self._crew.call_server()
+
+    def _sweep(self, now: float) -> None:
+        """Look for clients that are too slow."""
+        assert self._interval is not None
+        self._sweep_at = now + self._interval if self.served else _NEVER
+        limits = self._limits
+        grace, rate = limits.minimum_rate or (-1.0, 1.0)
+        idle, patience = limits.idle_timeout, limits.send_timeout
+        late = self._crew.overdue(
+            now,
+            -1.0 if idle is None else idle,
+            grace,
+            rate,
+            -1.0 if patience is None else patience,
+        )
+        for connection, what in late:
+            self._overdue(connection, _OVERDUE[what], quiet=what == _IDLE)
+
+    def _overdue(self, connection: Served, why: str, quiet: bool = False) -> None:
+        level = logging.DEBUG if quiet else logging.WARNING
+        self._log(level, "%s: closed, %s", format_peer(connection.client_address), why)
+        self.server._counts["overdue"] += 1
+        if quiet and connection._stage == _SERVED:
+            self._fade(connection)
+        else:
+            self._cut(connection)
+
+    # ---------------------------------------------------------------- new clients
+
+    def _watch_listeners(self, now: float) -> None:
+        """Accept only while there is room, and resources."""
+        if now >= self._accept_at:
+            self._accept_at = _NEVER
+        room = self._has_room()
+        wanted = room and self._accept_at == _NEVER and not self.stopping
+        if not room and self._accepting:
+            # A server for one client at a time was meant to be one.
+            level = logging.DEBUG if self.server.max_connections == 1 else logging.WARNING
+            text = "%d connections are open (max_connections): others wait"
+            self._log(level, text, len(self.served))
+        if wanted == self._accepting:
+            return
+        self._accepting = wanted
+        for listener in self.server._listeners:
+            if wanted:
+                fd, shared = listener.fileno(), listener.shared
+                listener.watch = self._crew.watch_for(fd, self._accepter(listener), shared)
+            else:
+                self._crew.unwatch(listener.watch)
+
+    def _accepter(self, listener: Listener) -> Any:
+        return lambda: self._accept(listener)
+
+    def _has_room(self) -> bool:
+        most = self.server.max_connections
+        return most is None or len(self.served) < most or self._limits.excess == "close"
+
+    def _accept(self, listener: Listener) -> None:
+        """Let in who waits at *listener*."""
+        most = self.server.max_connections
+        now = time.monotonic()
+        while self._has_room():
+            if self._handshakes.needed and not self._place_for_handshake(now):
+                break
+            try:
+                client = listener.accept()
+            except Shortage as exc:
+                pause = listener.next_pause()
+                text = "cannot accept for now, next try in %.1f s: %s"
+                self._log(logging.WARNING, text, pause, exc)
+                self._accept_at = now + pause
+                break
+            if client is None:
+                return
+            if most is not None and len(self.served) >= most:
+                self._refuse(*client, "max_connections are open")
+            else:
+                self._let_in(*client, now)
+        self._crew.call_server()
+
+    def _place_for_handshake(self, now: float) -> bool:
+        at = self._handshakes.room_at(now)
+        if at > now:
+            self._accept_at = at
+            return False
+        oldest = self._handshakes.oldest()
+        if oldest is not None:
+            self._overdue(oldest, "its handshake has not come, and others wait")
+        return True
+
+    def _let_in(self, sock: socket.socket, client_address: Any, now: float) -> None:
+        if self._handshakes.needed:
+            why_not = self._handshakes.why_not(client_address)
+            if why_not is not None:
+                self._refuse(sock, client_address, why_not)
+                return
+        try:
+            connection = self.server._adopt(sock, client_address)
+        except OSError:
+            sock.close()  # reset before it was looked at
+            return
+        connection.loop = self
+        if self._memory is not None:
+            connection._share_memory(self._memory)
+        self.server._counts["accepted"] += 1
+        if not self.served and self._interval is not None:
+            self._sweep_at = now + self._interval
+        self.served.add(connection)
+        self._crew.add(connection)
+        if self._handshakes.needed:
+            connection._stage = _GREETING
+            self._handshakes.begin(connection, now)
+            self._park(connection, 1)
+        else:
+            self._begin(connection)
+
+    def _refuse(self, sock: socket.socket, client_address: Any, why: str) -> None:
+        self.server._counts["refused"] += 1
+        self._log(logging.WARNING, "%s: refused, %s", format_peer(client_address), why)
+        sock.close()
+
+    def _begin(self, connection: Served) -> None:
+        """Serve a connection that is ready for its first message."""
+        if self.server._sessions:
+            connection._stage = _HELD
+            self._crew.park(connection, 0)
+            self._start_session(connection)
+        else:
+            connection._stage = _SERVED
+            self._park(connection, 1)
+
+    def _park(self, connection: Served, want: int) -> None:
+        try:
+            self._crew.park(connection, want)
+        except OSError as exc:
+            self._log(logging.WARNING, "cannot wait for a connection: %s", exc)
+            self._forget(connection)
+
+    def _step(self, connection: Served) -> None:
+        """Go on with a connection that is not served by turns."""
+        if connection.closed:
+            self._forget(connection)
+        elif connection._stage == _GREETING:
+            try:
+                ready = self._handshakes.step(connection)
+            except (OSError, ConnectionClosed, FramingError) as exc:
+                explain_failure(self.server, connection, exc)
+                self._forget(connection)
+                return
+            if ready:
+                self._begin(connection)
+        elif connection._stage == _FADING:
+            self._fade(connection)
+
+    # ---------------------------------------------------------------- ends
+
+    def _failed(self, connection: Served) -> None:
+        """Tell of what ended a turn; any thread, with the exception being handled."""
+        exc = sys.exception()
+        assert exc is not None
+        explain_failure(self.server, connection, exc)
+
+    def let_go(self, connection: Served) -> None:
+        """Hear from any thread that it is about to close a connection."""
+        self._crew.release(connection)
+
+    def was_closed(self, connection: Served) -> None:
+        """Hear from any thread that it has closed a connection."""
+        self._gone.append(connection)
+        self._crew.call_server()
+
+    def _finish(self, connection: Served) -> None:
+        """Deal with a connection whose turn was its last."""
+        if connection.closed:
+            self._forget(connection)
+        else:
+            self._fade(connection)
+
+    def _fade(self, connection: Served, now: float | None = None) -> None:
+        """Close a connection so that its last replies arrive, without waiting for it."""
+        now = time.monotonic() if now is None else now
+        if connection.ends_at is None:
+            connection.ends_at = now + connection.linger
+            connection._stage = _FADING
+            self._fading.add(connection)
+        try:
+            events = connection._fade()
+        except (OSError, ConnectionClosed):
+            events = 0
+        if events and now < connection.ends_at:
+            self._park(connection, events)
+        else:
+            self._forget(connection)
+
+    def _cut(self, connection: Served) -> None:
+        """End a connection now; a thread that is in it notices, and closes it."""
+        if connection._stage == _HELD or self._crew.is_serving(connection):
+            connection._cut()
+        else:
+            self._forget(connection)
+
+    def _forget(self, connection: Served) -> None:
+        if connection not in self.served:
+            return
+        self._crew.drop(connection)
+        connection._close(0.0)
+        self._count(connection)
+        self.served.discard(connection)
+        self._fading.discard(connection)
+        self._handshakes.forget(connection)
+        if not self._accepting:
+            self._crew.call_server()
+
+    def _count(self, connection: Served) -> None:
+        self.server._counts.update(counted(connection))
+
+    def _drain(self, now: float, stop_at: float) -> bool:
+        """Close what need not go on; return whether there is anything left to wait for."""
+        if self._drain_began is None:
+            self._drain_began = now
+            self.server._close_health()
+            for listener in self.server._listeners:
+                if self._accepting:
+                    self._accept(listener)  # who has connected is served
+            self._watch_listeners(now)
+            for connection in self.served:
+                if connection._stage == _SERVED:
+                    self._crew.requeue(connection)  # what has come already is answered
+            return bool(self.served) and now < stop_at
+        for connection in list(self.served):
+            if connection._stage == _HELD:
+                connection._wind_up()
+            elif connection._stage == _SERVED and self._crew.is_idle(connection):
+                fresh = now < self._drain_began + _FIRST_REQUEST
+                if not (fresh and connection.stats.messages_in == 0):
+                    self._fade(connection, now)
+        return bool(self.served) and now < stop_at
+
+    # ---------------------------------------------------------------- sessions
+
+    def _start_session(self, connection: Served) -> None:
+        thread = threading.Thread(
+            target=self._hold,
+            args=(connection,),
+            name=f"session {format_peer(connection.client_address)}",
+            daemon=True,  # one that does not end must not hold up the program's end
+        )
+        # Registered before it starts: a thread that ran first would outlive the server.
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            self._log(logging.WARNING, "cannot start a thread for a session: %s", exc)
+            self._threads.discard(thread)
+            self._forget(connection)
+
+    def _hold(self, connection: Served) -> None:
+        try:
+            if not hold(self.server.handler, connection, self.server):
+                with self.server._counting:  # sessions end in threads of their own
+                    self.server._counts["handler_errors"] += 1
+        finally:
+            self._threads.discard(threading.current_thread())
+
+
+def explain_failure(server: Any, connection: Served, exc: BaseException) -> None:
+    """Log what ended a connection, or let the server tell of its handler's error."""
+    peer = format_peer(connection.client_address)
+    if connection._in_handler:
+        with server._counting:
+            server._counts["handler_errors"] += 1
+        server.handle_error(connection, connection.client_address)
+    elif isinstance(exc, FramingError | IncompleteFrame):
+        server._seldom.log(logging.WARNING, "%s: %s", peer, exc)
+    elif isinstance(exc, ConnectionClosed):
+        logger.debug("%s: %s", peer, exc)
+    else:
+        server._seldom.log(logging.INFO, "%s: %s", peer, exc)
+
+
+def counted(connection: Served) -> dict[str, int]:
+    """Return what a connection adds to its server's counters."""
+    stats = connection.stats
+    return {
+        "messages_in": stats.messages_in,
+        "messages_out": stats.messages_out,
+        "bytes_in": stats.bytes_in,
+        "bytes_out": stats.bytes_out,
+    }

@@ -1,0 +1,504 @@
+# Leader and followers: threads that serve the connections of one poller by turns.
+#
+# The leader waits at the poller and serves what is ready right there: it calls the
+# handler itself, so that a quick one costs no hand-over.  Leadership is one word, changed
+# by compare-and-swap only:
+#
+#     epoch (32 bits) | steps (31 bits) | whether the leader is in a handler (1 bit)
+#
+# The leader counts a step whenever it enters a handler and when it leaves the last one.
+# One follower stands by; it sleeps without the GIL and looks at the word once in a
+# millisecond.  Where it finds the leader in the same handler twice, it takes the GIL, looks
+# again (a handler that only computed has come back by then), and makes itself the leader
+# by writing a new epoch.  The old leader finds at its next step that the word is no longer
+# its own: it finishes the connection that it holds and stands by in its turn.
+#
+# The poller is level-triggered, so the old leader may drop the events it had not got to.
+# The connection that it holds is taken out of the poller by the new leader, and put back by
+# the old one.  All else that belongs to the loop is the leader's alone.
+
+from collections import deque
+
+
+cdef extern from "poller.h" nogil:
+    ctypedef struct poller:
+        pass
+    ctypedef struct poll_event:
+        uintptr_t tag
+        int ready
+    int poller_open(poller *p)
+    void poller_close(poller *p)
+    int poller_set(poller *p, sock_t fd, int before, int want, uintptr_t tag)
+    int poller_share(poller *p, sock_t fd, uintptr_t tag)
+    int poller_wait(poller *p, poll_event *events, int most, double seconds)
+
+
+cdef enum:
+    EVENTS = 256              # dealt with between two looks at the poller
+    FAIR_SHARE = 256          # messages of one connection in a turn
+    QUIET_TICKS = 50          # without a step: then the standby sleeps until it is called
+
+
+cdef long long TICK = 1000    # microseconds between two looks of the standby
+cdef double BREATH = 0.005    # so often at least other threads are offered the GIL
+
+
+cdef class _Watch:
+    """Something else in the poller: calls a function when it is readable."""
+
+    cdef sock_t fd
+    cdef object callback
+    cdef bint parked
+
+
+cdef class _Crew:
+    """Serves parked connections from as many threads as block in handlers.
+
+    Args:
+        handler: answers messages, see `Server`.
+        pass_connection: whether it gets the connection too.
+        workers: the most threads at a time.
+        server: has `_attend(now)`, called by the leader after `call_server()` and at the
+            time that it last returned; `_failed(connection)`, with the exception being
+            handled; `_step(connection)` for a connection that is no longer, or not
+            yet, served here; `_finish(connection)` after its last turn; `_spawn()`, which
+            starts another thread in `run()`.
+    """
+
+    cdef poller set
+    cdef sock_wake wake
+    cdef bint opened
+    cdef object handler
+    cdef bint pass_connection
+    cdef object server
+    cdef dict members         # all connections, and watches: what events point to
+    cdef list gone            # members no more; events at hand may still point to them
+    cdef object unread        # connections with messages that were read ahead
+    cdef object returned      # what a former leader leaves to the present one
+    cdef set starving         # connections that wait for memory
+    cdef readonly double next_at  # when the server wants to be called
+    cdef long called          # it wants to be called now
+    cdef uint64_t word        # who leads, see above; 0: nobody
+    cdef long epochs
+    cdef long over            # all threads are to return
+    cdef long asleep          # the standby waits for the bell
+    cdef PyThread_type_lock watch  # the standby's place
+    cdef PyThread_type_lock bell   # locked but for the moment in which it rings
+    cdef PyThread_type_lock guard  # for what a leader and a former one both change
+    cdef PyObject *busy       # the connection that the leader is at
+    cdef readonly long workers
+    cdef readonly long threads
+    cdef readonly long followers
+    cdef readonly long long takeovers
+
+    def __cinit__(self, handler, bint pass_connection, long workers, server):
+        self.handler = handler
+        self.pass_connection = pass_connection
+        self.workers = workers
+        self.server = server
+        self.members = {}
+        self.gone = []
+        self.unread = deque()
+        self.returned = deque()
+        self.starving = set()
+        self.watch = PyThread_allocate_lock()
+        self.bell = PyThread_allocate_lock()
+        self.guard = PyThread_allocate_lock()
+        if self.watch == NULL or self.bell == NULL or self.guard == NULL:
+            raise MemoryError
+        PyThread_acquire_lock(self.bell, 1)
+        result = poller_open(&self.set)
+        if result < 0:
+            sock_raise(result)
+        result = wake_open(&self.wake)
+        if result < 0:
+            poller_close(&self.set)
+            sock_raise(result)
+        self.opened = True
+        poller_set(&self.set, wake_fd(&self.wake), 0, SOCK_READ, 0)
+
+    def __dealloc__(self):
+        self.shut()
+        if self.bell != NULL:
+            PyThread_release_lock(self.bell)
+            PyThread_free_lock(self.bell)
+        if self.watch != NULL:
+            PyThread_free_lock(self.watch)
+        if self.guard != NULL:
+            PyThread_free_lock(self.guard)
+
+    cdef void shut(self) noexcept:
+        if self.opened:
+            self.opened = False
+            poller_close(&self.set)
+            wake_close(&self.wake)
+
+    # ------------------------------------------------------------ who is in the poller
+
+    def add(self, FrameStream stream):
+        """Take charge of a connection; `park` has it served."""
+        self.members[stream] = None
+
+    def park(self, FrameStream stream, int want):
+        """Wait until *stream* can do *want*: SOCK_READ, SOCK_WRITE or 0."""
+        self.set_parked(stream, want)
+
+    def drop(self, FrameStream stream):
+        """Have nothing more to do with a connection; for the leader only."""
+        if stream in self.members:
+            self.set_parked(stream, 0)
+            del self.members[stream]
+            self.gone.append(stream)
+            self.starving.discard(stream)
+
+    def release(self, FrameStream stream):
+        """Take a connection out of the poller before a thread of its own closes it."""
+        PyThread_acquire_lock(self.guard, 1)
+        try:
+            if not stream.closed:
+                self.set_parked(stream, 0)
+        finally:
+            PyThread_release_lock(self.guard)
+
+    def watch_for(self, sock_t fd, callback, bint shared=False):
+        """Call *callback* when *fd* is readable; return what `unwatch` takes."""
+        cdef _Watch watch = _Watch()
+        cdef int result
+        watch.fd = fd
+        watch.callback = callback
+        self.members[watch] = None
+        if shared:
+            result = poller_share(&self.set, fd, <uintptr_t><PyObject *>watch | 1)
+        else:
+            result = poller_set(&self.set, fd, 0, SOCK_READ, <uintptr_t><PyObject *>watch | 1)
+        if result < 0:
+            del self.members[watch]
+            sock_raise(result)
+        watch.parked = True
+        return watch
+
+    def unwatch(self, _Watch watch):
+        if watch.parked:
+            watch.parked = False
+            poller_set(&self.set, watch.fd, SOCK_READ, 0, 0)
+            del self.members[watch]
+            self.gone.append(watch)
+
+    cdef int set_parked(self, FrameStream stream, int want) except -1:
+        cdef int result
+        if stream.parked == want:
+            return 0
+        result = poller_set(
+            &self.set, stream.reader, stream.parked, want, <uintptr_t><PyObject *>stream)
+        if result == -errno.ENOENT and want:
+            # It left the set with an earlier descriptor of the same number.
+            result = poller_set(
+                &self.set, stream.reader, 0, want, <uintptr_t><PyObject *>stream)
+        stream.parked = want
+        if result < 0 and want and not stream.closed:
+            stream.parked = 0
+            sock_raise(result)
+        return 0
+
+    # ------------------------------------------------------------ from any thread
+
+    def call_server(self):
+        """Have the leader call the server's `_attend` soon."""
+        atomic_set(&self.called, 1)
+        wake_poke(&self.wake)
+
+    def end(self):
+        """Have every thread return from `run` that is not in a handler, those later."""
+        atomic_set(&self.over, 1)
+        wake_poke(&self.wake)
+        self.ring()
+
+    def close(self):
+        """Give the poller up; no thread may be in `run` any more."""
+        if self.threads:
+            raise RuntimeError("threads are still serving")
+        self.members.clear()
+        self.gone.clear()
+        self.unread.clear()
+        self.returned.clear()
+        self.starving.clear()
+        self.server = None
+        self.shut()
+
+    cdef void ring(self) noexcept:
+        """Call the standby if it sleeps."""
+        if atomic_set(&self.asleep, 0):
+            PyThread_release_lock(self.bell)
+
+    # ------------------------------------------------------------ leadership
+
+    def run(self):
+        """Serve by turns with other threads, until `end()` is called."""
+        cdef Lead lead
+        atomic_add(&self.threads, 1)
+        try:
+            while self.become_leader(&lead):
+                self.lead(&lead)
+        finally:
+            atomic_add(&self.threads, -1)
+
+    cdef bint take(self, uint64_t expected, Lead *lead) noexcept:
+        """Become the leader, if the word still is as *expected*."""
+        lead.word = &self.word
+        lead.lost = False
+        lead.watched = self.workers > 1
+        lead.mine = <uint64_t>atomic_add(&self.epochs, 1) << 32
+        return word_change(&self.word, expected, lead.mine)
+
+    cdef bint become_leader(self, Lead *lead) except -1:
+        """Follow until this thread leads; False when all is over."""
+        if self.over:
+            return False
+        if self.take(0, lead):
+            return True
+        atomic_add(&self.followers, 1)
+        with nogil:
+            PyThread_acquire_lock(self.watch, 1)
+        try:
+            return self.stand_by(lead)
+        finally:
+            PyThread_release_lock(self.watch)
+            atomic_add(&self.followers, -1)
+
+    cdef bint stand_by(self, Lead *lead) except -1:
+        cdef uint64_t seen = word_read(&self.word)
+        while not self.over:
+            with nogil:
+                self.keep_watch(&seen)
+            if self.over:
+                break
+            # With the GIL in hand: is it still so?
+            if word_read(&self.word) == 0:
+                if self.take(0, lead):
+                    return True
+            elif word_read(&self.word) == seen and self.take(seen, lead):
+                self.takeovers += 1
+                return True
+        return False
+
+    cdef void keep_watch(self, uint64_t *seen) noexcept nogil:
+        """Return when nobody leads, when the leader seems to be held up, or at the end."""
+        cdef uint64_t word
+        cdef int quiet = 0
+        while True:
+            word = word_read(&self.word)
+            if self.over or word == 0:
+                return
+            if word != seen[0]:
+                seen[0] = word
+                quiet = 0
+            elif word & 1:
+                return
+            else:
+                quiet += 1
+            if quiet < QUIET_TICKS:
+                PyThread_acquire_lock_timed(self.bell, TICK, 0)
+                continue
+            quiet = 0
+            atomic_set(&self.asleep, 1)
+            if word_read(&self.word) != word or self.over:
+                if atomic_set(&self.asleep, 0):
+                    continue
+            # Called, or about to be.
+            PyThread_acquire_lock(self.bell, 1)
+
+    # ------------------------------------------------------------ the leader
+
+    cdef int lead(self, Lead *lead) except -1:
+        """Serve until this thread leads no longer, or all is over."""
+        cdef poll_event events[EVENTS]
+        cdef int i, n, left
+        cdef double now, breathed = 0, wait
+        try:
+            self.relieve()
+            while not self.over:
+                self.gone.clear()
+                now = sock_now()
+                if self.called or now >= self.next_at:
+                    atomic_set(&self.called, 0)
+                    self.next_at = self.server._attend(now)
+                    continue
+                n = poller_wait(&self.set, events, EVENTS, 0.0)
+                if n == 0 and not self.unread:
+                    wait = max(0.0, self.next_at - now)
+                    with nogil:
+                        n = poller_wait(&self.set, events, EVENTS, wait)
+                    breathed = now + wait
+                    PyErr_CheckSignals()
+                elif now - breathed > BREATH:
+                    breathed = now
+                    with nogil:
+                        pass
+                    PyErr_CheckSignals()
+                if n < 0 and not sock_intr(n):
+                    sock_raise(n)
+                for i in range(n):
+                    if not self.deal_with(events[i].tag, lead):
+                        return 0
+                left = len(self.unread)
+                while left > 0 and self.unread:
+                    left -= 1
+                    stream = self.unread.popleft()
+                    (<FrameStream>stream).queued = False
+                    if not self.turn(<FrameStream>stream, lead):
+                        return 0
+        finally:
+            if not lead.lost:
+                self.busy = NULL
+                word_change(&self.word, lead.mine, 0)
+                self.ring()
+        return 0
+
+    cdef int relieve(self) except -1:
+        """Take over from a leader that is held up in a handler."""
+        cdef FrameStream stream
+        cdef bint held_up = False
+        PyThread_acquire_lock(self.guard, 1)
+        if self.busy != NULL:
+            stream = <FrameStream>self.busy
+            self.busy = NULL
+            held_up = stream.serving
+            if held_up and not stream.closed:
+                self.set_parked(stream, 0)
+        PyThread_release_lock(self.guard)
+        if held_up:
+            stream.send_gathered()
+        if self.followers == 0 and self.threads < self.workers:
+            self.server._spawn()
+        return 0
+
+    cdef bint deal_with(self, uintptr_t tag, Lead *lead) except -1:
+        """Deal with one event; return whether this thread still leads."""
+        cdef _Watch watch
+        cdef FrameStream stream
+        if tag == 0:
+            wake_clear(&self.wake)
+        elif tag & 1:
+            watch = <_Watch><PyObject *>(tag - 1)
+            if watch.parked:
+                watch.callback()
+        else:
+            stream = <FrameStream><PyObject *>tag
+            if stream.parked and not stream.queued and not stream.serving:
+                return self.turn(stream, lead)
+        return True
+
+    cdef bint turn(self, FrameStream stream, Lead *lead) except -1:
+        """Serve one connection; return whether this thread still leads."""
+        cdef int end
+        if stream.stage != SERVED or stream.closed:
+            self.server._step(stream)
+            return True
+        stream.serving = True
+        self.busy = <PyObject *>stream
+        lead_step(lead, 1)
+        if self.asleep:
+            self.ring()
+        try:
+            end = stream.answer(
+                self.handler, stream if self.pass_connection else None, FAIR_SHARE, lead)
+        except BaseException as exc:
+            end = TURN_OVER
+            if self.workers == 0 and not isinstance(exc, Exception):
+                stream.serving = False
+                raise
+            self.server._failed(stream)
+        if lead_step(lead, 0):
+            self.busy = NULL
+            stream.serving = False
+            self.settle(stream, end)
+            return True
+        self.put_back(stream, end)
+        return False
+
+    cdef int settle(self, FrameStream stream, int end) except -1:
+        """What comes after a turn, by the leader."""
+        if end == TURN_OVER or stream.closed:
+            self.server._finish(stream)
+        elif end == TURN_IDLE:
+            self.set_parked(stream, SOCK_READ)
+        elif end == TURN_BLOCKED:
+            self.set_parked(stream, SOCK_WRITE)
+        elif end == TURN_STARVED:
+            self.set_parked(stream, 0)
+            self.starving.add(stream)
+        else:
+            self.set_parked(stream, SOCK_READ)
+            stream.queued = True
+            self.unread.append(stream)
+        return 0
+
+    cdef int put_back(self, FrameStream stream, int end) except -1:
+        """What comes after a turn, by one who leads no longer."""
+        PyThread_acquire_lock(self.guard, 1)
+        try:
+            stream.serving = False
+            if not stream.closed and (end == TURN_IDLE or end == TURN_BLOCKED):
+                self.set_parked(stream, SOCK_READ if end == TURN_IDLE else SOCK_WRITE)
+                return 0
+            stream.queued = True  # nobody else deals with it
+            self.returned.append((stream, end))
+        finally:
+            PyThread_release_lock(self.guard)
+        self.call_server()
+        return 0
+
+    def take_returned(self):
+        """Go on with what former leaders have left; for the leader, in `_attend`."""
+        while self.returned:
+            stream, end = self.returned.popleft()
+            (<FrameStream>stream).queued = False
+            if stream in self.members:
+                self.settle(<FrameStream>stream, end)
+
+    def requeue(self, FrameStream stream):
+        """Give a parked connection a turn, whether there is something to read or not."""
+        if not stream.queued and not stream.serving:
+            stream.queued = True
+            self.unread.append(stream)
+
+    def feed(self):
+        """Let those go on that waited for memory."""
+        while self.starving:
+            self.requeue(self.starving.pop())
+
+    def overdue(self, double now, double idle, double grace, double rate, double patience):
+        """Return the connections whose peers are too slow, each with what is wrong.
+
+        Args:
+            now: the time, as `_attend` gets it.
+            idle: seconds between messages.
+            grace: seconds for a frame of no bytes.
+            rate: bytes a second that a longer one must come with.
+            patience: seconds without a byte taken by the peer.  A negative limit is none.
+        """
+        cdef FrameStream stream
+        cdef int what
+        cdef list found = []
+        for member in self.members:
+            if isinstance(member, FrameStream):
+                stream = <FrameStream>member
+                if stream.stage != SERVED and stream.stage != HELD:
+                    continue
+                if stream in self.starving:
+                    stream.frame_at = 0  # it does not wait for its peer
+                    continue
+                what = stream.overdue(now, idle, grace, rate, patience)
+                if what:
+                    found.append((stream, what))
+        return found
+
+    def is_idle(self, FrameStream stream):
+        """Whether a connection is parked between messages, with nothing to send."""
+        return (
+            not stream.serving and not stream.queued and stream.at_rest()
+            and stream.tail_end == stream.tail_start and stream.replying is None
+        )
+
+    def is_serving(self, FrameStream stream):
+        return stream.serving
