@@ -295,8 +295,9 @@ class Server:
                 if loop.is_mine():
                     return
             self._ended.wait()
-        if self._thread is not None:
-            self._thread.join()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
             self._thread = None
 
     def shutdown(self) -> None:
