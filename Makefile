@@ -10,16 +10,19 @@ SOURCES := setup.py pyproject.toml MANIFEST.in README.md \
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench build clean
+.PHONY: help demo test test-slow lint bench build clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.package ## stuck packets shown and cured, a server, a comparison
 	$(BIN)/pysock demo $(ARGS)
 
 test: $(VENV)/.package $(VENV)/.tools ## run the tests against the installed wheel
 	$(BIN)/pytest $(ARGS)
+
+test-slow: $(VENV)/.package $(VENV)/.tools ## run the tests that take minutes
+	$(BIN)/pytest -m slow --timeout=600 $(ARGS)
 
 lint: $(VENV)/.package $(VENV)/.tools ## format, style, types, stubs, compiler warnings
 	$(BIN)/ruff format --check .

@@ -40,8 +40,8 @@ class Address:
 
     Args:
         scheme: "tcp", "tls", "unix", "udp", "unixgram" or "fd".
-        host: name or number, without brackets; empty means every local address.  With
-            "fd" the name of a descriptor, if it goes by that.
+        host: name or number, without brackets; empty means every local address; with
+            "fd" the descriptor's name, if it goes by that.
         port: 0 lets the system choose when listening.
         path: of a Unix socket; an abstract name begins with NUL.
         fd: number of an inherited descriptor, else -1.

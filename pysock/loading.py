@@ -105,11 +105,14 @@ class Loader:
         if isinstance(exc, SyntaxError) and exc.filename:
             where = f"{exc.filename}, line {exc.lineno}: "
         elif frames:
-            own = [frame for frame in frames if frame.filename.startswith(self._folder)]
-            frame = (own or frames)[-1]
+            frame = ([frame for frame in frames if self._is_own(frame)] or frames)[-1]
             where = f"{frame.filename}, line {frame.lineno}: "
         reason = exc.msg if isinstance(exc, SyntaxError) else str(exc)
         return CannotStart(f"{what}: {where}{type(exc).__name__}{reason and ': '}{reason}")
+
+    def _is_own(self, frame: traceback.FrameSummary) -> bool:
+        is_below = frame.filename.startswith(os.path.join(self._folder, ""))
+        return is_below and "site-packages" not in frame.filename  # as of .venv there
 
 
 def _frames(exc: BaseException) -> list[traceback.FrameSummary]:

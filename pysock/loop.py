@@ -339,7 +339,7 @@ class Loop:
                 self._refuse(*client, "max_connections are open")
             else:
                 self._let_in(*client, now)
-        self._crew.call_server()
+        self._crew.call_at(0.0)  # to leave the listener alone
 
     def _place_for_handshake(self, now: float) -> bool:
         at = self._handshakes.room_at(now)
@@ -368,11 +368,13 @@ class Loop:
         self.server._counts["accepted"] += 1
         if not self.served and self._interval is not None:
             self._sweep_at = now + self._interval
+            self._crew.call_at(self._sweep_at)
         self.served.add(connection)
         self._crew.add(connection)
         if self._handshakes.needed:
             connection._stage = _GREETING
             self._handshakes.begin(connection, now)
+            self._crew.call_at(self._handshakes.next_at() or _NEVER)
             self._park(connection, 1)
         else:
             self._begin(connection)
@@ -446,6 +448,7 @@ class Loop:
             connection.ends_at = now + connection.linger
             connection._stage = _FADING
             self._fading.add(connection)
+            self._crew.call_at(now + _FADING_TICK)
         try:
             events = connection._fade()
         except (OSError, ConnectionClosed):
@@ -472,7 +475,7 @@ class Loop:
         self._fading.discard(connection)
         self._handshakes.forget(connection)
         if not self._accepting:
-            self._crew.call_server()
+            self._crew.call_at(0.0)  # there is room for another one
 
     def _count(self, connection: Served) -> None:
         self.server._counts.update(counted(connection))

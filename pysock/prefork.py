@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a worker is replaced once more
 _LONG_LIFE = 10.0  # a worker that lived so long has not failed at once
 _PATIENCE = 2 * MARGIN  # seconds past the drain that a worker gets before it is killed
+_LONGEST_DRAIN = 1e6  # seconds; the system waits for no more than about twice that
 _LAST_WORDS = 4096  # bytes of why a worker could not start
 
 
@@ -92,6 +93,7 @@ def serve(
         raise ValueError(f"processes is {processes}, expected 1 or more")
     if not 0 <= drain < math.inf:
         raise ValueError(f"drain is {drain}, expected seconds, 0 or more")
+    drain = min(drain, _LONGEST_DRAIN)
     loader = Loader(handler, factory, app_dir)
     try:
         if hasattr(os, "fork"):

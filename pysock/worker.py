@@ -39,6 +39,7 @@ logger = logging.getLogger("pysock.prefork")
 READY, FAILED, CUT = b"+", b"-", b"!"  # what is said between master and worker
 MARGIN = 1.0  # seconds for a server's own end, after the drain
 ORPHAN_DRAIN = 5.0  # the longest drain of a worker whose master is dead
+_FLUSHING = 5  # seconds, whole ones, for a worker's last output
 
 Made = tuple[str, tuple[int, int]]  # a Unix path, and what it is identified by
 
@@ -51,7 +52,7 @@ class Signals:
     """
 
     def __init__(self, numbers: Iterable[int]) -> None:
-        self._numbers = set(numbers)
+        self.numbers = set(numbers)
         self._came: deque[int] = deque()
         self._before: dict[int, Any] = {}
 
@@ -59,17 +60,17 @@ class Signals:
         self.woken, self._waker = socket.socketpair()
         self.woken.setblocking(False)
         self._waker.setblocking(False)
-        self.mask_before = _block(self._numbers)
+        self.mask_before = _block(self.numbers)
         self._waker_before = signal.set_wakeup_fd(
             self._waker.fileno(), warn_on_full_buffer=False
         )
-        for number in self._numbers:
+        for number in self.numbers:
             self._before[number] = signal.signal(number, self._note)
-        _set_mask(self.mask_before - self._numbers)
+        _set_mask(self.mask_before - self.numbers)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _block(self._numbers)
+        _block(self.numbers)
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._waker_before)
@@ -160,7 +161,7 @@ def _become_child(
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGINT, signal.SIGHUP):
             # These come to all of a terminal's processes; what they mean for a worker its
@@ -169,12 +170,13 @@ def _become_child(
         signals.close()
         for sock in foreign:
             sock.close()  # else its end would not tell of the master's death
-        _set_mask(signals.mask_before)
+        _set_mask(signals.mask_before - signals.numbers)
         status = run(control)
     except BaseException:
         logger.critical("worker %d has failed", os.getpid(), exc_info=True)
     finally:
         try:
+            signal.alarm(_FLUSHING)  # which kills: nobody may be reading any more
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -266,7 +268,11 @@ class _Life:
         at = time.monotonic() + drain + margin
         self._ends_at = at if self._ends_at is None else min(at, self._ends_at)
         # In a thread of its own: it waits, and more may come that shortens the wait.
-        threading.Thread(target=self._server.stop, args=(drain,), daemon=True).start()
+        thread = threading.Thread(target=self._server.stop, args=(drain,), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no room for another one
+            self._server.stop(drain)
 
 
 def work(

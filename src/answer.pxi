@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 cdef enum:
     REPLIES = 64 * 1024       # gathered replies leave at this size
-    CLOCK_STEP = 4            # messages between two looks, if a slow handler is noticed
+    CLOCK_STEP = 8            # messages between two looks, if a slow handler is noticed
 
 
 cdef double REPLY_DELAY = 0.001  # behind a slow handler replies wait no longer than this
@@ -109,6 +109,8 @@ cdef class _Responder(_Files):
     cdef bint let_go(self) except -1:
         """Send the gathered replies; return whether all have left."""
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
+        if self.tail_end == self.tail_start:
+            return True
         self.enter(&self.sending, &until)
         try:
             return self.try_flush()
@@ -175,6 +177,9 @@ cdef class _Responder(_Files):
                 if ready != NULL:
                     message = <object>ready
                     Py_DECREF(message)
+                elif not may_receive and self.start == self.end and self.into == NULL:
+                    end = TURN_IDLE
+                    break
                 else:
                     self._in_handler = False
                     self.enter(&self.receiving, &until)
@@ -193,9 +198,9 @@ cdef class _Responder(_Files):
                 if not self.append_at_once(reply) and not self.accept_reply(reply):
                     return TURN_BLOCKED
                 if lead != NULL:
-                    lead_step(lead, 1)
-                    if lead.watched and not lead.lost and most % CLOCK_STEP:
+                    if lead.watched and lead.word[0] == lead.mine and most % CLOCK_STEP:
                         continue
+                    lead_step(lead, 1)
                 now = sock_now()
                 if now - oldest > REPLY_DELAY:
                     oldest = now

@@ -448,6 +448,10 @@ cdef class _Crew:
         self.call_server()
         return 0
 
+    def call_at(self, double at):
+        """Have `_attend` called then, or earlier; for the leader, who need not be woken."""
+        self.next_at = min(self.next_at, at)
+
     def take_returned(self):
         """Go on with what former leaders have left; for the leader, in `_attend`."""
         while self.returned:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 
-PROGRAMS = blocks("python")
+MODULES = [block for block in blocks("python") if block.startswith("# app.py\n")]
+PROGRAMS = [block for block in blocks("python") if block not in MODULES]
 COMMANDS = [
     line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()
 ]
@@ -75,7 +77,7 @@ def test_commands_exist(tmp_path):
             verbs.add(words[1])
         else:
             assert command == "pip install ."
-    assert verbs == {"demo", "send"}
+    assert verbs == {"bench", "demo", "send", "serve"}
     for verb in verbs:
         done = run("", tmp_path, "-m", "pysock", verb, "--help")
         assert done.returncode == 0
@@ -83,9 +85,20 @@ def test_commands_exist(tmp_path):
 
 
 def test_options_of_commands_exist(tmp_path):
-    shown = run("", tmp_path, "-m", "pysock", "send", "--help").stdout
-    for option in re.findall(r"(--[a-z-]+)", " ".join(COMMANDS)):
-        assert option in shown
+    for command in COMMANDS:
+        words = command.rpartition("| ")[2].split()
+        if words[0] == "pysock":
+            shown = run("", tmp_path, "-m", "pysock", words[1], "--help").stdout
+            for option in re.findall(r"(--[a-z-]+)", command):
+                assert option in shown
+
+
+def test_module_is_the_handler_that_the_text_serves():
+    (module,) = MODULES
+    names: dict[str, Any] = {}
+    exec(module, names)
+    assert names["handler"](b"hello") == b"HELLO"
+    assert any(command.startswith("pysock serve app:handler ") for command in COMMANDS)
 
 
 def test_links_lead_to_files():

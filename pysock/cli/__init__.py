@@ -29,7 +29,9 @@ DISCONNECTED = 255
 
 # Each verb, and what `pysock --help` says of it.
 VERBS = {
+    "bench": "put load on a server and say how it does",
     "demo": "show messages stuck together and cured, a server, and a comparison",
+    "serve": "run a server: handlers of yours, several processes",
     "send": "send messages to a server and print its replies",
 }
 

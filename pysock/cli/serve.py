@@ -1,0 +1,249 @@
+"""`pysock serve`: run a handler as a program, in one process or several.
+
+What it is made of is `pysock.serve`; here are its options, its log and its complaints.
+
+Exit status: 0 after SIGTERM, when what was under way is done; 130 after SIGINT, likewise; 1
+when nothing could be served; 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import re
+import signal
+import sys
+from functools import partial
+from typing import Any
+
+from .. import Server, __version__, serve
+from ..formats import named
+from ..framing import Format
+from . import FAILED, MISUSED, Failure, Parser
+
+DESCRIPTION = """\
+Serve messages with a function of yours: it is called with each message, and what it
+returns is the reply.
+
+HANDLER is module:name, as in app:handle; the module is looked for in the current folder
+first. The name is a function from bytes to bytes (or to several, or to None), or a class
+derived from pysock.Session."""
+
+EPILOG = """\
+signals:
+  SIGTERM, SIGINT  accept nothing more, finish what is under way (--drain), end; a second
+                   one ends at once
+  SIGHUP           replace the workers one by one with new ones, which import the module
+                   again; no client is refused meanwhile
+
+examples:
+  pysock serve app:handle
+  pysock serve app:handle --bind 0.0.0.0:5210 --bind unix:///run/me/app.sock --processes 4
+  pysock serve app:make_handler --factory --framing netstring --max-frame 1M
+  pysock serve app:handle --bind fd://3 --proxy-protocol v2 --trusted-proxy 10.0.0.0/8
+
+exit status: 0 after SIGTERM; 130 after SIGINT; 1 nothing could be served: the module, the
+handler or the address cannot be had; 2 a wrong command line"""
+
+DEFAULT_BIND = "tcp://127.0.0.1:8000"
+UNITS = {None: 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+LEVELS = ["debug", "info", "warning", "error"]
+
+
+def configure(parser: Parser) -> None:
+    """Add the verb's arguments."""
+    add = parser.add_argument
+    add("handler", metavar="HANDLER", help="module:name, as in app:handle")
+    add(
+        "--bind",
+        metavar="ADDRESS",
+        action="append",
+        help="tcp://host:port, host:port, unix:///path, or fd://N for a socket from systemd; "
+        f"port 0 lets the system choose; may be given again; default: {DEFAULT_BIND}",
+    )
+    add(
+        "--processes",
+        metavar="N",
+        type=partial(_count, least=1),
+        default=1,
+        help="worker processes; default: %(default)s",
+    )
+    add(
+        "--workers",
+        metavar="N",
+        type=partial(_count, least=0),
+        help="threads of each process that may be in the handler at the same time; 0: it is "
+        "quick and never waits; default: 16 to 32, by the number of processors",
+    )
+    add(
+        "--framing",
+        metavar="NAME",
+        default="length4",
+        help="how messages become frames, a name that `pysock send --help` lists; "
+        "default: %(default)s",
+    )
+    add(
+        "--max-frame",
+        metavar="BYTES",
+        type=_size,
+        help="longest payload to accept, as in 64k or 1M; default: the format's own, often "
+        "64M",
+    )
+    add(
+        "--max-connections",
+        metavar="N",
+        type=partial(_count, least=1),
+        help="open connections of each process, past which clients wait; default: 1024",
+    )
+    add(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        help="for each call that a handler or session makes on its connection; default: no "
+        "limit",
+    )
+    add(
+        "--idle-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        help="close connections that are silent so long; default: 600",
+    )
+    add(
+        "--drain",
+        metavar="SECONDS",
+        type=partial(_seconds, zero=True),
+        default=30.0,
+        help="at the end, the time for what is under way; default: %(default)g",
+    )
+    add(
+        "--proxy-protocol",
+        choices=["v1", "v2", "any"],
+        help="every connection begins with this header of a load balancer",
+    )
+    add(
+        "--trusted-proxy",
+        metavar="NETWORK",
+        action="append",
+        help="who may send that header, as in 10.0.0.0/8; may be given again; default: this "
+        "machine",
+    )
+    add(
+        "--health",
+        metavar="ADDRESS",
+        help="answer HTTP there with status 200 while serving",
+    )
+    add(
+        "--factory",
+        action="store_true",
+        help="HANDLER is called without arguments and returns the handler",
+    )
+    add(
+        "--app-dir",
+        metavar="FOLDER",
+        help="look for the module there first; default: the current folder",
+    )
+    add(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        help="what to log on stderr; default: %(default)s",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal ends it; return the exit status."""
+    if options.trusted_proxy and not options.proxy_protocol:
+        raise Failure("--trusted-proxy means nothing without --proxy-protocol", MISUSED)
+    chosen: dict[str, Any] = {
+        "framing": _framing(options.framing, options.max_frame),
+        "workers": options.workers,
+        "max_connections": options.max_connections,
+        "timeout": options.timeout,
+        "idle_timeout": options.idle_timeout,
+        "proxy_protocol": options.proxy_protocol,
+        "trusted_proxies": options.trusted_proxy,
+        "health": options.health,
+    }
+    _log_to_stderr(options.log_level)
+    if sys.platform != "win32":
+        # serve() lets them through.  One that comes before it, or after it, must not give
+        # this command another status than the one that is promised.
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        )
+    try:
+        return serve(
+            options.bind or [DEFAULT_BIND],
+            options.handler,
+            processes=options.processes,
+            drain=options.drain,
+            factory=options.factory,
+            app_dir=options.app_dir,
+            ready=partial(_announce, options),
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+    except (TypeError, ValueError) as exc:
+        raise Failure(str(exc), MISUSED) from None
+    except OSError as exc:
+        raise Failure(exc.strerror or str(exc), FAILED) from None
+    except RuntimeError as exc:
+        raise Failure(str(exc), FAILED) from None
+
+
+def _announce(options: argparse.Namespace, server: Server) -> None:
+    """Print where clients may come."""
+    if sys.stderr is None:  # print() would take stdout instead
+        return
+    processes = f"{options.processes} process{'es' if options.processes > 1 else ''}"
+    print(
+        f"pysock {__version__} serves {options.handler} on "
+        f"{', '.join(map(str, server.addresses))} (pid {os.getpid()}, {processes}, "
+        f"workers: {server.workers})",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s %(process)d %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+
+
+# ---------------------------------------------------------------- what the user gave
+
+
+def _count(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} up")
+    return int(text)
+
+
+def _seconds(text: str, zero: bool = False) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (0 < seconds < math.inf or zero and seconds == 0):
+        wanted = "0 or more" if zero else "above 0"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, {wanted}")
+    return seconds
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,15})(?:([kmg])(?:i?b)?)?", text.lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, as in 64k or 1M")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def _framing(name: str, max_frame: int | None) -> Format:
+    try:
+        framing = named(name)
+        return framing if max_frame is None else framing.replace(max_frame=max_frame)
+    except (ValueError, OverflowError) as exc:
+        raise Failure(str(exc), MISUSED) from None
