@@ -93,6 +93,11 @@ class Handshakes:
         """Give up the place of *connection*."""
         self._under_way.pop(connection, None)
 
+    def excuse(self, seconds: float) -> None:
+        """Let *seconds* in which nobody could look count for nothing."""
+        for state in self._under_way.values():
+            state.began += seconds
+
     def overdue(self, now: float) -> list[Served]:
         """Return those whose time is over."""
         if self._timeout is None:

@@ -54,10 +54,31 @@ class Limits:
         if self.excess not in ("wait", "close"):
             raise ValueError(f"excess is {self.excess!r}, expected 'wait' or 'close'")
         rate = self.minimum_rate
-        if rate is not None and not (len(rate) == 2 and rate[0] >= 0 and rate[1] > 0):
+        if rate is not None and not (
+            isinstance(rate, tuple | list)
+            and len(rate) == 2
+            and all(isinstance(number, int | float) for number in rate)
+            and rate[0] >= 0
+            and rate[1] > 0
+        ):
             raise ValueError(
                 f"minimum_rate is {rate!r}, expected (seconds of grace, bytes a second)"
             )
+
+    def patience(self) -> tuple[float, float, float, float]:
+        """Return the limits in time as the compiled loop takes them, -1.0 for none.
+
+        Seconds between messages; seconds and bytes a second of one message; seconds
+        without a byte taken.
+        """
+        idle, refusal = self.idle_timeout, self.send_timeout
+        grace, rate = self.minimum_rate or (-1.0, 1.0)
+        return (
+            -1.0 if idle is None else idle,
+            grace,
+            rate,
+            -1.0 if refusal is None else refusal,
+        )
 
     def sweep_interval(self) -> float | None:
         """Seconds between two looks at all connections; None where no limit asks for it."""

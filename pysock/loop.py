@@ -14,7 +14,7 @@ from until the peer has taken it.
 
 How the lead changes hands is in crew.pxi.  Here is what the leader does besides:
 
-    _accept     lets new clients in, as far as there is room
+    let_in      takes up a new client (see admission.py)
     _step       goes on with a connection that is in its handshake, or near its end
     _attend     does what is due: limits, the drain, connections that ended elsewhere
 
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import signal
 import socket
 import sys
@@ -33,16 +32,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from selectors import EVENT_READ
 from typing import TYPE_CHECKING
 
 from .address import format_peer
+from .admission import Admission
 from .errors import ConnectionClosed, FramingError, IncompleteFrame
 from .framing import _Crew, _Memory
-from .listener import Listener, Shortage
 from .session import Served, hold
 
 if TYPE_CHECKING:
     from typing import Any, Self
+
+try:
+    from selectors import PollSelector
+except ImportError:  # Windows, whose select() takes any descriptor
+    from selectors import SelectSelector as PollSelector  # type: ignore[assignment]
 
 __all__ = ["Loop", "counted", "explain_failure"]
 
@@ -62,34 +67,42 @@ class Loop:
 
     Args:
         server: the `Server`: its handler, its limits, and what to call.
+        once: serve one connection, in this thread.
     """
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, once: bool = False) -> None:
         self.server = server
+        self.once = once
         self.served: set[Served] = set()
         self._limits = server.limits
         self._log = server._seldom.log
         self._handshakes = server._handshakes
         self._fading: set[Served] = set()
         self._gone: deque[Served] = deque()  # closed by a session or a handler
+        self._leaving: set[Served] = set()  # other threads are in calls of theirs
         self._threads: set[threading.Thread] = set()  # workers and sessions
-        self._thread = threading.get_ident()
-        self._workers = 0 if server._sessions else server.workers
+        # A loop that only starts sessions is never held up.
+        self._workers = 0 if server._sessions or once else server.workers
         self._drain_began: float | None = None
-        self._accepting = False
-        self._accept_at = self._act_at = _NEVER
+        self._act_at = self._spawn_at = _NEVER
         self._interval = self._limits.sweep_interval()
+        self._patience = self._limits.patience()
         self._sweep_at = _NEVER
-        self._over = False
+        self._over = self._taken = self._fed = False
         self._crash: BaseException | None = None
         memory = self._limits.max_memory
         self._memory = None if memory is None else _Memory(memory, self._memory_freed)
         self._crew: Any = _Crew(server.handler, server._pass_connection, self._workers, self)
+        self._admission = Admission(self, self._crew)
 
     # ---------------------------------------------------------------- running
 
     def __enter__(self) -> Self:
-        self._wakee, self._waker = socket.socketpair()
+        try:
+            self._wakee, self._waker = socket.socketpair()
+        except OSError:
+            self._crew.close()
+            raise
         self._wakee.setblocking(False)
         self._waker.setblocking(False)
         return self
@@ -124,8 +137,8 @@ class Loop:
 
     @property
     def stopping(self) -> bool:
-        """Whether the server has been told to stop."""
-        return self.server._stop_at is not None
+        """Whether the server has been told to stop, or has stopped."""
+        return self._over or self.server._stop_at is not None
 
     @property
     def threads(self) -> int:
@@ -139,10 +152,7 @@ class Loop:
 
     def is_mine(self) -> bool:
         """Whether the calling thread is one that serves, which cannot wait for the end."""
-        return (
-            threading.get_ident() == self._thread
-            or threading.current_thread() in self._threads
-        )
+        return threading.current_thread() in self._threads
 
     def wake(self) -> None:
         """Have everybody look whether the server is stopping."""
@@ -183,6 +193,8 @@ class Loop:
         except RuntimeError as exc:
             self._threads.discard(thread)
             self._log(logging.WARNING, "cannot start another thread to serve in: %s", exc)
+            self._spawn_at = time.monotonic() + 1.0
+            self._crew.call_at(self._spawn_at)
 
     def _work(self) -> None:
         try:
@@ -199,8 +211,13 @@ class Loop:
             if left is not None and left <= 0:
                 # Perhaps all threads are in handlers, and none is there to notice.
                 return
-            select.select([self._wakee], [], [], left)
+            if self.served and self._interval is not None:
+                left = min(self._interval, _NEVER if left is None else left)
+            with PollSelector() as selector:  # select() takes no descriptor above 1023
+                selector.register(self._wakee, EVENT_READ)
+                selector.select(left)
             self._woken()
+            self._sweep_for_leader()
 
     def _close_all(self) -> None:
         """Cut what is left, and have all threads return."""
@@ -217,8 +234,7 @@ class Loop:
             if thread.is_alive():
                 logger.warning("%s does not end: left behind", thread.name)
         for connection in list(self.served):
-            if not connection.closed:
-                connection._close(0.0)
+            connection._end()  # or whoever is in a call leaves it behind
             self._count(connection)
         self.server._counts["takeovers"] += self.takeovers
         if not self._crew.threads:
@@ -235,13 +251,21 @@ class Loop:
         crew.take_returned()
         while self._gone:
             self._forget(self._gone.popleft())
-        crew.feed()
+        for connection in list(self._leaving):
+            self._forget(connection)
         for connection in list(self._fading):
             self._fade(connection, now)
-        for connection in self._handshakes.overdue(now):
-            self._overdue(connection, "its handshake takes too long")
         if now >= self._sweep_at:
             self._sweep(now)
+        for connection in self._handshakes.overdue(now):
+            self.overdue(connection, "its handshake takes too long")
+        if self._fed:
+            self._fed = False
+            crew.feed()
+        if now >= self._spawn_at:
+            self._spawn_at = _NEVER
+            if not crew.followers:
+                self._spawn()
         if now >= self._act_at:
             self._act_at = now + 1.0
             self.server.service_actions()
@@ -251,124 +275,80 @@ class Loop:
             crew.end()
             self._poke()
             return _NEVER
-        self._watch_listeners(now)
-        moments = [self._sweep_at, self._act_at, self._accept_at]
-        if self._fading or stop_at is not None:
+        self._admission.watch(now)
+        if self.once and self._taken and not self.served:
+            crew.end()
+            return _NEVER
+        moments = [self._sweep_at, self._act_at, self._spawn_at, self._admission.again_at]
+        if self._fading or self._leaving or stop_at is not None:
             moments.append(now + _FADING_TICK)
         if (at := self._handshakes.next_at()) is not None:
             moments.append(at)
         return min(moments)
 
     def _memory_freed(self) -> None:
+        self._fed = True
         self._crew.call_server()
 
     def _sweep(self, now: float) -> None:
-        """Look for clients that are too slow."""
+        """Close the connections of clients that are too slow."""
         assert self._interval is not None
+        # Where this thread was held up, what clients have sent meanwhile was not seen.
+        late = now - self._sweep_at if now - self._sweep_at > self._interval else 0.0
         self._sweep_at = now + self._interval if self.served else _NEVER
-        limits = self._limits
-        grace, rate = limits.minimum_rate or (-1.0, 1.0)
-        idle, patience = limits.idle_timeout, limits.send_timeout
-        late = self._crew.overdue(
-            now,
-            -1.0 if idle is None else idle,
-            grace,
-            rate,
-            -1.0 if patience is None else patience,
-        )
-        for connection, what in late:
-            self._overdue(connection, _OVERDUE[what], quiet=what == _IDLE)
+        self._handshakes.excuse(late)
+        for connection, what in self._too_slow(now, late):
+            self.overdue(connection, _OVERDUE[what], quiet=what == _IDLE)
 
-    def _overdue(self, connection: Served, why: str, quiet: bool = False) -> None:
-        level = logging.DEBUG if quiet else logging.WARNING
-        self._log(level, "%s: closed, %s", format_peer(connection.client_address), why)
-        self.server._counts["overdue"] += 1
+    def _too_slow(
+        self, now: float, late: float = 0.0, held_up: bool = False
+    ) -> list[tuple[Served, int]]:
+        found: list[tuple[Served, int]] = self._crew.overdue(
+            list(self.served), now, *self._patience, late, held_up
+        )
+        return found
+
+    def _sweep_for_leader(self) -> None:
+        """Cut what is too slow while nobody leads: all threads may wait for clients."""
+        now = time.monotonic()
+        if self._interval is not None and now > self._sweep_at + 2 * self._interval:
+            for connection, what in self._too_slow(now, held_up=True):
+                self._tell_overdue(connection, _OVERDUE[what], logging.WARNING)
+                connection._cut()
+
+    def overdue(self, connection: Served, why: str, quiet: bool = False) -> None:
+        """Close a connection whose peer has reached a limit in time."""
+        self._tell_overdue(connection, why, logging.DEBUG if quiet else logging.WARNING)
         if quiet and connection._stage == _SERVED:
             self._fade(connection)
         else:
             self._cut(connection)
 
+    def _tell_overdue(self, connection: Served, why: str, level: int) -> None:
+        self._log(level, "%s: closed, %s", format_peer(connection.client_address), why)
+        self.server._counts["overdue"] += 1
+
     # ---------------------------------------------------------------- new clients
 
-    def _watch_listeners(self, now: float) -> None:
-        """Accept only while there is room, and resources."""
-        if now >= self._accept_at:
-            self._accept_at = _NEVER
-        room = self._has_room()
-        wanted = room and self._accept_at == _NEVER and not self.stopping
-        if not room and self._accepting:
-            # A server for one client at a time was meant to be one.
-            level = logging.DEBUG if self.server.max_connections == 1 else logging.WARNING
-            text = "%d connections are open (max_connections): others wait"
-            self._log(level, text, len(self.served))
-        if wanted == self._accepting:
-            return
-        self._accepting = wanted
-        for listener in self.server._listeners:
-            if wanted:
-                fd, shared = listener.fileno(), listener.shared
-                listener.watch = self._crew.watch_for(fd, self._accepter(listener), shared)
-            else:
-                self._crew.unwatch(listener.watch)
-
-    def _accepter(self, listener: Listener) -> Any:
-        return lambda: self._accept(listener)
-
-    def _has_room(self) -> bool:
-        most = self.server.max_connections
-        return most is None or len(self.served) < most or self._limits.excess == "close"
-
-    def _accept(self, listener: Listener) -> None:
-        """Let in who waits at *listener*."""
-        most = self.server.max_connections
-        now = time.monotonic()
-        while self._has_room():
-            if self._handshakes.needed and not self._place_for_handshake(now):
-                break
-            try:
-                client = listener.accept()
-            except Shortage as exc:
-                pause = listener.next_pause()
-                text = "cannot accept for now, next try in %.1f s: %s"
-                self._log(logging.WARNING, text, pause, exc)
-                self._accept_at = now + pause
-                break
-            if client is None:
-                return
-            if most is not None and len(self.served) >= most:
-                self._refuse(*client, "max_connections are open")
-            else:
-                self._let_in(*client, now)
-        self._crew.call_at(0.0)  # to leave the listener alone
-
-    def _place_for_handshake(self, now: float) -> bool:
-        at = self._handshakes.room_at(now)
-        if at > now:
-            self._accept_at = at
-            return False
-        oldest = self._handshakes.oldest()
-        if oldest is not None:
-            self._overdue(oldest, "its handshake has not come, and others wait")
-        return True
-
-    def _let_in(self, sock: socket.socket, client_address: Any, now: float) -> None:
-        if self._handshakes.needed:
-            why_not = self._handshakes.why_not(client_address)
-            if why_not is not None:
-                self._refuse(sock, client_address, why_not)
-                return
+    def let_in(self, sock: socket.socket, client_address: Any, now: float) -> None:
+        """Take up a new client."""
         try:
             connection = self.server._adopt(sock, client_address)
         except OSError:
             sock.close()  # reset before it was looked at
             return
         connection.loop = self
+        self._taken = True
+        if self._workers == 0 and (self.once or not self.server._sessions):
+            idle, _, _, patience = self._patience  # no other thread could look
+            connection._set_patience(idle, patience)
         if self._memory is not None:
             connection._share_memory(self._memory)
         self.server._counts["accepted"] += 1
         if not self.served and self._interval is not None:
             self._sweep_at = now + self._interval
             self._crew.call_at(self._sweep_at)
+            self._poke()  # see _sweep_for_leader()
         self.served.add(connection)
         self._crew.add(connection)
         if self._handshakes.needed:
@@ -378,11 +358,6 @@ class Loop:
             self._park(connection, 1)
         else:
             self._begin(connection)
-
-    def _refuse(self, sock: socket.socket, client_address: Any, why: str) -> None:
-        self.server._counts["refused"] += 1
-        self._log(logging.WARNING, "%s: refused, %s", format_peer(client_address), why)
-        sock.close()
 
     def _begin(self, connection: Served) -> None:
         """Serve a connection that is ready for its first message."""
@@ -394,12 +369,15 @@ class Loop:
             connection._stage = _SERVED
             self._park(connection, 1)
 
+    def _cannot_park(self, connection: Served, exc: OSError) -> None:
+        self._log(logging.WARNING, "cannot wait for a connection: %s", exc)
+        self._forget(connection)
+
     def _park(self, connection: Served, want: int) -> None:
         try:
             self._crew.park(connection, want)
         except OSError as exc:
-            self._log(logging.WARNING, "cannot wait for a connection: %s", exc)
-            self._forget(connection)
+            self._cannot_park(connection, exc)
 
     def _step(self, connection: Served) -> None:
         """Go on with a connection that is not served by turns."""
@@ -454,7 +432,8 @@ class Loop:
         except (OSError, ConnectionClosed):
             events = 0
         if events and now < connection.ends_at:
-            self._park(connection, events)
+            # Where another thread is in a call (-1), the next tick will tell.
+            self._park(connection, max(events, 0))
         else:
             self._forget(connection)
 
@@ -468,13 +447,18 @@ class Loop:
     def _forget(self, connection: Served) -> None:
         if connection not in self.served:
             return
+        self._crew.release(connection)
+        if not connection._end():
+            self._leaving.add(connection)  # a thread is in a call, and is told to leave
+            self._crew.call_at(time.monotonic() + _FADING_TICK)
+            return
+        self._leaving.discard(connection)
         self._crew.drop(connection)
-        connection._close(0.0)
         self._count(connection)
         self.served.discard(connection)
         self._fading.discard(connection)
         self._handshakes.forget(connection)
-        if not self._accepting:
+        if not self._admission.open:
             self._crew.call_at(0.0)  # there is room for another one
 
     def _count(self, connection: Served) -> None:
@@ -485,21 +469,22 @@ class Loop:
         if self._drain_began is None:
             self._drain_began = now
             self.server._close_health()
-            for listener in self.server._listeners:
-                if self._accepting:
-                    self._accept(listener)  # who has connected is served
-            self._watch_listeners(now)
+            self._admission.empty()  # who has connected is served
+            self._admission.watch(now)
             for connection in self.served:
                 if connection._stage == _SERVED:
                     self._crew.requeue(connection)  # what has come already is answered
             return bool(self.served) and now < stop_at
+        fresh = now < self._drain_began + _FIRST_REQUEST
         for connection in list(self.served):
+            if fresh and connection.stats.messages_in == 0:
+                continue
             if connection._stage == _HELD:
                 connection._wind_up()
+            elif connection._stage == _GREETING:
+                self._forget(connection)
             elif connection._stage == _SERVED and self._crew.is_idle(connection):
-                fresh = now < self._drain_began + _FIRST_REQUEST
-                if not (fresh and connection.stats.messages_in == 0):
-                    self._fade(connection, now)
+                self._fade(connection, now)
         return bool(self.served) and now < stop_at
 
     # ---------------------------------------------------------------- sessions
@@ -511,6 +496,9 @@ class Loop:
             name=f"session {format_peer(connection.client_address)}",
             daemon=True,  # one that does not end must not hold up the program's end
         )
+        if self.once:
+            self._hold(connection)
+            return
         # Registered before it starts: a thread that ran first would outlive the server.
         self._threads.add(thread)
         try:
@@ -535,7 +523,7 @@ def explain_failure(server: Any, connection: Served, exc: BaseException) -> None
     if connection._in_handler:
         with server._counting:
             server._counts["handler_errors"] += 1
-        server.handle_error(connection, connection.client_address)
+        server._tell_error(connection)
     elif isinstance(exc, FramingError | IncompleteFrame):
         server._seldom.log(logging.WARNING, "%s: %s", peer, exc)
     elif isinstance(exc, ConnectionClosed):

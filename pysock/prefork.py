@@ -40,6 +40,7 @@ __all__ = ["serve"]
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a worker is replaced once more
+_MANY = 10  # failures, beyond which the pause grows no more
 _LONG_LIFE = 10.0  # a worker that lived so long has not failed at once
 _PATIENCE = 2 * MARGIN  # seconds past the drain that a worker gets before it is killed
 _LONGEST_DRAIN = 1e6  # seconds; the system waits for no more than about twice that
@@ -166,9 +167,10 @@ class _Slot:
         """Count a failure; return the seconds before the next start."""
         if lived >= _LONG_LIFE:
             self.failures = 0
-        pause = min(_FIRST_PAUSE * 2.0 ** (self.failures - 1), _LONGEST_PAUSE)
-        self.failures += 1
-        pause = 0.0 if self.failures == 1 else pause
+        pause = 0.0
+        if self.failures:
+            pause = min(_FIRST_PAUSE * 2 ** (self.failures - 1), _LONGEST_PAUSE)
+        self.failures = min(self.failures + 1, _MANY)
         self.start_at = time.monotonic() + pause
         return pause
 
@@ -270,7 +272,7 @@ class _Master:
         sockets = [sock.dup() for sock in self._sockets]
         options = dict(self._options)
         copies = list(sockets)
-        if "health" in options:
+        if options.get("health") is not None:
             options["health"] = options["health"].dup()
             copies.append(options["health"])
         try:

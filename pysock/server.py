@@ -6,7 +6,6 @@ How connections are served is in loop.py.
 from __future__ import annotations
 
 import logging
-import selectors
 import socket
 import threading
 import time
@@ -19,8 +18,8 @@ from .framing import Format, LengthField
 from .handshake import Handshakes
 from .limits import LIMITS, Limits, Seldom, default_workers, raise_descriptor_limit
 from .listener import open_listeners
-from .loop import Loop, counted, explain_failure
-from .session import Served, Session, hold, wants_connection
+from .loop import Loop, counted
+from .session import Served, Session, wants_connection
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
-
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-_BUSY, _BLOCKED = 1, 2  # how a turn ended: see answer.pxi
-_ONE_TURN = 256
 
 
 class Server:
@@ -113,6 +108,7 @@ class Server:
             minimum_rate,
             max_memory,
         )
+        self._handshakes = Handshakes(proxy_protocol, trusted_proxies, handshake_timeout)
         self.handler = handler
         self.framing = framing
         self.request_queue_size = backlog
@@ -135,9 +131,10 @@ class Server:
         self.addresses = [listener.address for listener in self._listeners]
         self.address = self.addresses[0]
         self.server_address: Any = self._listeners[0].sockname
-        self._handshakes = Handshakes(proxy_protocol, trusted_proxies, handshake_timeout)
         self._loop: Loop | None = None
         self._running = threading.Lock()
+        self._state = threading.RLock()  # a signal's handler may come in between
+        self._serving: int | None = None  # the thread of serve_forever()
         self._ended = threading.Event()
         self._ended.set()
         self._thread: threading.Thread | None = None
@@ -192,56 +189,46 @@ class Server:
             logging.ERROR, "handler failed for %s", format_peer(client_address), exc_info=True
         )
 
+    def _tell_error(self, connection: Served) -> None:
+        try:
+            self.handle_error(connection, connection.client_address)
+        except Exception:
+            self._seldom.log(logging.ERROR, "handle_error() failed", exc_info=True)
+
     def serve_forever(self) -> None:
         """Serve until `stop` or `shutdown` is called.
 
         Raises:
             RuntimeError: the server is running already, or closed.
         """
-        self._check_open()
-        if not self._running.acquire(blocking=False):
-            raise RuntimeError("the server is running already")
-        try:
-            self._ended.clear()
-            with Loop(self) as self._loop:
-                self._loop.run()
-        finally:
-            self._loop = self._stop_at = None
-            self._ended.set()
-            self._running.release()
+        self._serve_here()
 
     def handle_request(self) -> None:
         """Accept one connection and serve it to its end, in this thread.
 
         Raises:
-            RuntimeError: the server is closed.
+            RuntimeError: the server is running already, or closed.
         """
+        self._serve_here(once=True)
+
+    def _serve_here(self, once: bool = False) -> None:
         self._check_open()
-        with selectors.DefaultSelector() as selector:
-            for listener in self._listeners:
-                selector.register(listener, _READ, listener)
-            client = None
-            while client is None:
-                for key, _ in selector.select():
-                    client = client or key.data.accept()
-        connection = self._adopt(*client)
-        if self._sessions:
-            hold(self.handler, connection, self)
-            return
-        with connection, selectors.DefaultSelector() as selector:
-            selector.register(connection, _READ)
-            while True:
-                try:
-                    end = connection._answer(
-                        self.handler, connection if self._pass_connection else None, _ONE_TURN
-                    )
-                except Exception as exc:
-                    explain_failure(self, connection, exc)
-                    return
-                if connection.closed:
-                    return
-                selector.modify(connection, _WRITE if end == _BLOCKED else _READ)
-                selector.select(0 if end == _BUSY else None)
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError("the server is running already")
+        try:
+            # First of all, and last: stop() in a signal's handler must not wait for us.
+            self._serving = threading.get_ident()
+            self._ended.clear()
+            with Loop(self, once) as loop:
+                self._loop = loop
+                loop.run()
+        finally:
+            with self._state:
+                self._loop = None
+                self._ended.set()
+                self._stop_at = None
+            self._serving = None
+            self._running.release()
 
     def _adopt(self, sock: socket.socket, client_address: Any) -> Served:
         sock.setblocking(False)  # nobody shares it: sendfile() can be used
@@ -256,11 +243,20 @@ class Server:
             RuntimeError: the server is running already, or closed.
         """
         self._check_open()
+        thread = self._thread
+        if thread is not None and self._ended.is_set():
+            thread.join()  # stopped from a handler: nobody has waited for it yet
+            self._thread = None
         if self._running.locked() or self._thread is not None:
             raise RuntimeError("the server is running already")
         self._ended.clear()
         self._thread = threading.Thread(target=self._serve, name=f"{self!r}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            self._ended.set()
+            raise
         return self
 
     def _check_open(self) -> None:
@@ -286,14 +282,16 @@ class Server:
         Args:
             drain: seconds after which connections that are not done are cut.
         """
-        if not self._ended.is_set():
-            at = time.monotonic() + drain
-            self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
-            loop = self._loop
+        with self._state:
+            ended, loop = self._ended.is_set(), self._loop
+            if not ended:
+                at = time.monotonic() + drain
+                self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+        if not ended:
             if loop is not None:
                 loop.wake()
-                if loop.is_mine():
-                    return
+            if threading.get_ident() == self._serving or (loop is not None and loop.is_mine()):
+                return
             self._ended.wait()
         thread = self._thread
         if thread is not None:

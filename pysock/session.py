@@ -48,6 +48,13 @@ class Served(Connection):
             super().close()
             self.loop.was_closed(self)
 
+    def detach(self, *, leftover: bool = False) -> Any:
+        detached = super().detach(leftover=True) if leftover else super().detach()
+        if self.loop is not None:
+            self.loop.let_go(self)
+            self.loop.was_closed(self)
+        return detached
+
 
 class Session:
     """A conversation with one client, in a thread of its own.
@@ -92,7 +99,7 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
         level = logging.DEBUG if quiet else logging.WARNING
         logger.log(level, "%s: %s", format_peer(client_address), exc)
     except Exception:
-        server.handle_error(connection, client_address)
+        server._tell_error(connection)
         return False
     finally:
         connection.close()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 cdef enum:
     REPLIES = 64 * 1024       # gathered replies leave at this size
+    SILENCE = 3               # times the grace of a slow message
     CLOCK_STEP = 8            # messages between two looks, if a slow handler is noticed
 
 
@@ -38,11 +39,13 @@ cdef class _Responder(_Files):
     """Answers messages with a handler's replies."""
 
     cdef object replying      # an iterator of replies that waits for the peer
+    cdef object kept          # a reply that waits for another thread to have sent
     cdef readonly bint _in_handler
     cdef bint starved         # there was no memory for the frame under way
     # Where a server has it: see crew.pxi.
     cdef int stage
     cdef int parked           # what its poller waits for
+    cdef bint released        # and never will any more
     cdef bint queued          # it gets a turn without the poller
     cdef bint serving
     # What overdue() has seen, and when.
@@ -94,10 +97,21 @@ cdef class _Responder(_Files):
             else:
                 self.fail_receive(got)
 
+    cdef bint take_sending(self) except -1:
+        """Take the turn to send, unless another thread has it, which may be blocked."""
+        if self.closed:
+            raise ConnectionClosed("the connection is closed")
+        self.check_owner()
+        return owner_take(&self.sending.owner, PyThread_get_thread_ident())
+
     cdef bint gather_reply(self, reply) except -1:
-        """Append one reply; return whether the peer takes what was gathered."""
-        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
-        self.enter(&self.sending, &until)
+        """Append one reply; return whether the peer takes what was gathered.
+
+        Where another thread is sending the reply is kept for later.
+        """
+        if not self.take_sending():
+            self.kept = reply
+            return False
         try:
             if self.send_error:
                 self.fail_send(self.send_error)
@@ -108,10 +122,10 @@ cdef class _Responder(_Files):
 
     cdef bint let_go(self) except -1:
         """Send the gathered replies; return whether all have left."""
-        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         if self.tail_end == self.tail_start:
             return True
-        self.enter(&self.sending, &until)
+        if not self.take_sending():
+            return False
         try:
             return self.try_flush()
         finally:
@@ -132,20 +146,19 @@ cdef class _Responder(_Files):
         return self.go_on()
 
     cdef bint go_on(self) except -1:
-        """Send an iterator's replies as they come, as far as the peer takes them."""
+        """Send what was kept, and an iterator's replies, as far as the peer takes them."""
+        if self.kept is not None:
+            reply, self.kept = self.kept, None
+            if not self.gather_reply(reply):
+                return False
         if self.replying is None:
             return True
         for reply in self.replying:
             if reply is not None:
-                self.gather_reply(reply)
-                if not self.let_go():
+                if not self.gather_reply(reply) or not self.let_go():
                     return False
         self.replying = None
         return True
-
-    def _answer(self, handler, passed, Py_ssize_t most):
-        """Serve at most *most* messages: see `answer`; return how the turn ended."""
-        return self.answer(handler, passed, most, NULL)
 
     cdef int answer(self, handler, passed, Py_ssize_t most, Lead *lead) except -1:
         """Serve at most *most* messages; return how the turn ended.
@@ -202,7 +215,8 @@ cdef class _Responder(_Files):
                         continue
                     lead_step(lead, 1)
                 now = sock_now()
-                if now - oldest > REPLY_DELAY:
+                # Who leads no longer has nobody behind who sends what was gathered.
+                if now - oldest > REPLY_DELAY or (lead != NULL and lead.lost):
                     oldest = now
                     if not self.let_go():
                         return TURN_BLOCKED
@@ -210,11 +224,12 @@ cdef class _Responder(_Files):
                         break
             self._in_handler = False
             return end if self.let_go() else TURN_BLOCKED
-        except BaseException:
-            if self.closed or self.send_error:
-                self._in_handler = False
-            else:
+        except BaseException as exc:
+            if not self.closed and not self.send_error:
                 self.let_go()
+            elif isinstance(exc, (ConnectionClosed, OSError)):
+                self._in_handler = False  # the end of the connection, met in the handler
+            self.replying = self.kept = None  # here, where a generator may take its time
             raise
 
     cdef void send_gathered(self) noexcept:
@@ -237,19 +252,24 @@ cdef class _Responder(_Files):
         Called now and then; what counts is what has changed since the last time.
         """
         cdef bint stuck = self.waiting_for & SOCK_WRITE
+        cdef bint busy = (self.serving or self.stage == HELD) and not self.waiting_for
+        cdef long long taken = self.bytes_out
         if self.moved_then != self.bytes_in + self.bytes_out or self.moved_at == 0:
             self.moved_then = self.bytes_in + self.bytes_out
             self.moved_at = now
-        if not self.serving and self.stage == SERVED:
-            stuck = self.tail_end > self.tail_start
+        if not self.serving and self.stage == SERVED and self.tail_end > self.tail_start:
+            stuck = True
         if not stuck:
             self.stuck_at = 0
-        elif self.stuck_at == 0 or self.out_then != self.bytes_out:
-            self.stuck_at = now
-            self.out_then = self.bytes_out
-        elif 0 <= patience < now - self.stuck_at:
-            return OVERDUE_UNREAD
-        if self.serving or stuck or (self.stage == HELD and not self.waiting_for):
+        else:
+            # What the peer's system has acknowledged: the poller tells only of much room.
+            taken -= max(0, sock_queued(self.writer))
+            if self.stuck_at == 0 or self.out_then != taken:
+                self.stuck_at = now
+                self.out_then = taken
+            elif 0 <= patience < now - self.stuck_at:
+                return OVERDUE_UNREAD
+        if busy or stuck:
             # It is not the peer who is waited for, or not to send.
             self.moved_at = now
             self.frame_at = 0
@@ -262,7 +282,15 @@ cdef class _Responder(_Files):
             self.in_then = self.bytes_in
             self.messages_then = self.messages_in
         elif grace >= 0:
-            grace += (self.bytes_in - self.in_then) / rate
-            if now - self.frame_at > grace:
+            # What came fast at first is no excuse for a long silence.
+            if now - self.moved_at > SILENCE * grace:
+                return OVERDUE_SLOW
+            if now - self.frame_at > grace + (self.bytes_in - self.in_then) / rate:
                 return OVERDUE_SLOW
         return 0
+
+    cdef void excuse(self, double seconds) noexcept:
+        """Let *seconds* in which nobody looked count for nothing."""
+        self.moved_at += seconds
+        self.stuck_at += seconds if self.stuck_at else 0
+        self.frame_at += seconds if self.frame_at else 0

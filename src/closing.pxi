@@ -50,6 +50,31 @@ cdef class _Closer(_Responder):
         if self.can_wake:
             wake_poke(&self.wake)
 
+    def _end(self):
+        """Close at once, if no thread is in a call; return whether that was so.
+
+        Otherwise the threads are told, and the caller is to try again.
+        """
+        cdef size_t me = PyThread_get_thread_ident()
+        if self.sock is None or self.sock is _closed or self.born != forks:
+            self._close(0.0)
+            return True
+        if not self.closed:
+            self.closed = True
+            if self.can_wake:
+                wake_poke(&self.wake)
+        if owner_take(&self.receiving.owner, me):
+            if owner_take(&self.sending.owner, me):
+                self.leave(&self.sending)
+                self.leave(&self.receiving)
+                self.closing_linger = 0
+                self.finish_close()
+                return True
+            self.leave(&self.receiving)
+        if self.kind == SOCKET:
+            sock_shutdown_both(self.reader)
+        return False
+
     def _cut(self):
         """End both directions at once; the thread that is in a call notices, and closes."""
         if not self.closed and self.kind == SOCKET:
@@ -60,10 +85,13 @@ cdef class _Closer(_Responder):
         """Take the next step of a close that a poller drives, without waiting.
 
         Returns:
-            0 when it is over, else what to wait for: SOCK_READ or SOCK_WRITE.
+            0 when it is over, else what to wait for: SOCK_READ or SOCK_WRITE, or -1 for a
+            thread that is in a call.
         """
-        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
-        self.enter(&self.sending, &until)
+        if self.closed:
+            return 0
+        if not owner_take(&self.sending.owner, PyThread_get_thread_ident()):
+            return -1
         try:
             if not self.try_flush():
                 return SOCK_WRITE

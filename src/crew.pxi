@@ -84,7 +84,8 @@ cdef class _Crew:
     cdef long asleep          # the standby waits for the bell
     cdef PyThread_type_lock watch  # the standby's place
     cdef PyThread_type_lock bell   # locked but for the moment in which it rings
-    cdef PyThread_type_lock guard  # for what a leader and a former one both change
+    cdef PyThread_type_lock guard  # for what several threads change
+    cdef unsigned int born    # how many forks there had been
     cdef PyObject *busy       # the connection that the leader is at
     cdef readonly long workers
     cdef readonly long threads
@@ -115,7 +116,10 @@ cdef class _Crew:
             poller_close(&self.set)
             sock_raise(result)
         self.opened = True
-        poller_set(&self.set, wake_fd(&self.wake), 0, SOCK_READ, 0)
+        self.born = forks
+        result = poller_set(&self.set, wake_fd(&self.wake), 0, SOCK_READ, 0)
+        if result < 0:
+            sock_raise(result)
 
     def __dealloc__(self):
         self.shut()
@@ -129,9 +133,11 @@ cdef class _Crew:
 
     cdef void shut(self) noexcept:
         if self.opened:
+            PyThread_acquire_lock(self.guard, 1)
             self.opened = False
             poller_close(&self.set)
             wake_close(&self.wake)
+            PyThread_release_lock(self.guard)
 
     # ------------------------------------------------------------ who is in the poller
 
@@ -152,13 +158,10 @@ cdef class _Crew:
             self.starving.discard(stream)
 
     def release(self, FrameStream stream):
-        """Take a connection out of the poller before a thread of its own closes it."""
-        PyThread_acquire_lock(self.guard, 1)
-        try:
-            if not stream.closed:
-                self.set_parked(stream, 0)
-        finally:
-            PyThread_release_lock(self.guard)
+        """Take a connection out of the poller for good: its descriptor goes elsewhere."""
+        if self.born == forks:  # in a child the poller is the parent's
+            self.set_parked(stream, 0)
+            stream.released = True
 
     def watch_for(self, sock_t fd, callback, bint shared=False):
         """Call *callback* when *fd* is readable; return what `unwatch` takes."""
@@ -188,29 +191,43 @@ cdef class _Crew:
         cdef int result
         if stream.parked == want:
             return 0
-        result = poller_set(
-            &self.set, stream.reader, stream.parked, want, <uintptr_t><PyObject *>stream)
-        if result == -errno.ENOENT and want:
-            # It left the set with an earlier descriptor of the same number.
-            result = poller_set(
-                &self.set, stream.reader, 0, want, <uintptr_t><PyObject *>stream)
-        stream.parked = want
-        if result < 0 and want and not stream.closed:
-            stream.parked = 0
+        PyThread_acquire_lock(self.guard, 1)
+        result = self.park_guarded(stream, want)
+        PyThread_release_lock(self.guard)
+        if result < 0:
             sock_raise(result)
         return 0
+
+    cdef int park_guarded(self, FrameStream stream, int want) noexcept:
+        """Change what the poller waits for; return 0 or the error. For who has the guard."""
+        cdef int result
+        if stream.parked == want or stream.released or not self.opened:
+            return 0
+        result = poller_set(
+            &self.set, stream.reader, stream.parked, want, <uintptr_t><PyObject *>stream)
+        stream.parked = want if result == 0 else 0
+        return result if want and not stream.closed else 0
 
     # ------------------------------------------------------------ from any thread
 
     def call_server(self):
         """Have the leader call the server's `_attend` soon."""
         atomic_set(&self.called, 1)
-        wake_poke(&self.wake)
+        self.wake_leader()
+
+    cdef void wake_leader(self) noexcept:
+        """Wake the leader, unless the poller is gone and its numbers are others'."""
+        if self.born != forks:
+            return
+        PyThread_acquire_lock(self.guard, 1)
+        if self.opened:
+            wake_poke(&self.wake)
+        PyThread_release_lock(self.guard)
 
     def end(self):
         """Have every thread return from `run` that is not in a handler, those later."""
         atomic_set(&self.over, 1)
-        wake_poke(&self.wake)
+        self.wake_leader()
         self.ring()
 
     def close(self):
@@ -363,8 +380,8 @@ cdef class _Crew:
             stream = <FrameStream>self.busy
             self.busy = NULL
             held_up = stream.serving
-            if held_up and not stream.closed:
-                self.set_parked(stream, 0)
+            if held_up:
+                self.park_guarded(stream, 0)
         PyThread_release_lock(self.guard)
         if held_up:
             stream.send_gathered()
@@ -420,32 +437,40 @@ cdef class _Crew:
         """What comes after a turn, by the leader."""
         if end == TURN_OVER or stream.closed:
             self.server._finish(stream)
-        elif end == TURN_IDLE:
-            self.set_parked(stream, SOCK_READ)
-        elif end == TURN_BLOCKED:
-            self.set_parked(stream, SOCK_WRITE)
-        elif end == TURN_STARVED:
-            self.set_parked(stream, 0)
+            return 0
+        try:
+            if end == TURN_BLOCKED:
+                self.set_parked(stream, SOCK_WRITE)
+            else:
+                self.set_parked(stream, 0 if end == TURN_STARVED else SOCK_READ)
+        except OSError as exc:
+            self.server._cannot_park(stream, exc)
+            return 0
+        if end == TURN_STARVED:
             self.starving.add(stream)
-        else:
-            self.set_parked(stream, SOCK_READ)
+        elif end == TURN_BUSY:
             stream.queued = True
             self.unread.append(stream)
         return 0
 
     cdef int put_back(self, FrameStream stream, int end) except -1:
         """What comes after a turn, by one who leads no longer."""
-        PyThread_acquire_lock(self.guard, 1)
-        try:
-            stream.serving = False
-            if not stream.closed and (end == TURN_IDLE or end == TURN_BLOCKED):
-                self.set_parked(stream, SOCK_READ if end == TURN_IDLE else SOCK_WRITE)
-                return 0
+        cdef int want = 0
+        cdef int result
+        if end == TURN_IDLE and not stream.closed:
+            want = SOCK_READ
+        elif end == TURN_BLOCKED and not stream.closed:
+            want = SOCK_WRITE
+        else:
             stream.queued = True  # nobody else deals with it
-            self.returned.append((stream, end))
-        finally:
-            PyThread_release_lock(self.guard)
-        self.call_server()
+        PyThread_acquire_lock(self.guard, 1)
+        stream.serving = False
+        result = self.park_guarded(stream, want) if want else -1
+        PyThread_release_lock(self.guard)
+        if result < 0:
+            stream.queued = True
+            self.returned.append((stream, TURN_OVER if want else end))
+            self.call_server()
         return 0
 
     def call_at(self, double at):
@@ -471,8 +496,11 @@ cdef class _Crew:
         while self.starving:
             self.requeue(self.starving.pop())
 
-    def overdue(self, double now, double idle, double grace, double rate, double patience):
-        """Return the connections whose peers are too slow, each with what is wrong.
+    def overdue(
+        self, list streams, double now, double idle, double grace, double rate,
+        double patience, double excused=0, bint held_up=False
+    ):
+        """Return those of *streams* whose peers are too slow, each with what is wrong.
 
         Args:
             now: the time, as `_attend` gets it.
@@ -480,20 +508,22 @@ cdef class _Crew:
             grace: seconds for a frame of no bytes.
             rate: bytes a second that a longer one must come with.
             patience: seconds without a byte taken by the peer.  A negative limit is none.
+            excused: seconds since the last time in which nobody served.
+            held_up: look only at those that a thread waits for.
         """
         cdef FrameStream stream
         cdef int what
         cdef list found = []
-        for member in self.members:
-            if isinstance(member, FrameStream):
-                stream = <FrameStream>member
-                if stream.stage != SERVED and stream.stage != HELD:
-                    continue
+        for stream in streams:
+            if held_up and not stream.waiting_for:
+                continue
+            if stream.stage == SERVED or stream.stage == HELD:
+                if excused > 0:
+                    stream.excuse(excused)
+                what = stream.overdue(now, idle, grace, rate, patience)
                 if stream in self.starving:
                     stream.frame_at = 0  # it does not wait for its peer
-                    continue
-                what = stream.overdue(now, idle, grace, rate, patience)
-                if what:
+                elif what:
                     found.append((stream, what))
         return found
 
@@ -501,7 +531,9 @@ cdef class _Crew:
         """Whether a connection is parked between messages, with nothing to send."""
         return (
             not stream.serving and not stream.queued and stream.at_rest()
-            and stream.tail_end == stream.tail_start and stream.replying is None
+            and stream.tail_end == stream.tail_start
+            and stream.replying is None and stream.kept is None
+            and stream.sending.owner == 0 and stream.receiving.owner == 0
         )
 
     def is_serving(self, FrameStream stream):

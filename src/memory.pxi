@@ -37,6 +37,7 @@ cdef class _Memory:
         return True
 
     cdef int give_back(self, stream, Py_ssize_t n) except -1:
+        """Take back all that *stream* has, which is *n* bytes."""
         self.used -= n
         self.order.pop(stream, None)
         if self.refused:

@@ -54,7 +54,9 @@ cdef class _Receiver(_Transport):
     cdef object file_rest     # what it took over from a receive, and has still to write
     cdef Py_ssize_t file_left  # bytes that go there by way of the buffer
     cdef _Memory memory       # what a server allows all its connections, or None
-    cdef Py_ssize_t charged   # bytes of it that the large message has taken
+    cdef bint remembered      # there, with
+    cdef Py_ssize_t charged   # bytes for a large message, and
+    cdef Py_ssize_t buffer_charged  # for a buffer that has grown
     cdef bint ended
     cdef long long messages_in
     cdef Py_ssize_t owed      # replies to requests that gave up waiting for them
@@ -81,6 +83,7 @@ cdef class _Receiver(_Transport):
                 spare_give(self.buf)
             else:
                 PyMem_RawFree(self.buf)
+                self.uncharge(0, self.buffer_charged)
             self.buf = NULL
             self.start = self.end = 0
 
@@ -311,7 +314,10 @@ cdef class _Receiver(_Transport):
         if into == NULL:
             # Memory follows the bytes that came, not the length that was announced.
             room = min(size, max(FIRST_ROOM, GROWTH * have))
-            if self.memory is not None and size > FREE_SIZE and not self.charge(room):
+            if (
+                self.memory is not None and size > FREE_SIZE
+                and not self.charge(&self.charged, room)
+            ):
                 room = max(have, 1)
             into = self.new_partial(room)
         self.format_then = self.format
@@ -333,16 +339,24 @@ cdef class _Receiver(_Transport):
         self.into = NULL
         Py_XDECREF(self.partial)
         self.partial = NULL
-        if self.charged:
-            charged, self.charged = self.charged, 0
-            self.memory.give_back(self, charged)
+        self.uncharge(self.charged, 0)
 
-    cdef bint charge(self, Py_ssize_t room) except -1:
-        """Whether the large message may take *room* bytes in all."""
-        if room > self.charged:
-            if not self.memory.grant(self, room - self.charged):
+    cdef void uncharge(self, Py_ssize_t message, Py_ssize_t buffered) noexcept:
+        self.charged -= message
+        self.buffer_charged -= buffered
+        if self.remembered and self.charged + self.buffer_charged == 0:
+            self.remembered = False
+            self.memory.give_back(self, message + buffered)
+        elif message + buffered:
+            self.memory.used -= message + buffered
+
+    cdef bint charge(self, Py_ssize_t *charged, Py_ssize_t room) except -1:
+        """Whether what has cost *charged* bytes may take *room* bytes."""
+        if room > charged[0]:
+            self.remembered = True
+            if not self.memory.grant(self, room - charged[0]):
                 return False
-            self.charged = room
+            charged[0] = room
         return True
 
     cdef Py_ssize_t next_room(self) noexcept:
@@ -350,11 +364,15 @@ cdef class _Receiver(_Transport):
 
     cdef bint may_grow(self) except -1:
         """Whether there is room for the next bytes, or may be."""
-        if self.into == NULL or self.memory is None or self.partial == NULL:
+        if self.memory is None:
             return True
+        if self.into == NULL:
+            if self.buf == NULL or self.start > 0 or self.end < self.room:
+                return True
+            return self.charge(&self.buffer_charged, 2 * self.room)
         if self.got < self.into_room or self.into_room == self.message_size():
             return True
-        return self.message_size() <= FREE_SIZE or self.charge(self.next_room())
+        return self.message_size() <= FREE_SIZE or self.charge(&self.charged, self.next_room())
 
     cdef int wait_for_memory(self, Deadline *until) except -1:
         cdef double left

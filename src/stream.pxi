@@ -120,6 +120,11 @@ cdef class FrameStream(_Closer):
     def _stage(self, int value):
         self.stage = value
 
+    def _set_patience(self, double silence, double refusal):
+        """Limit each wait: for bytes to come, for some to be taken; negative: no limit."""
+        self.patience_in = silence
+        self.patience_out = refusal
+
     def _share_memory(self, _Memory memory):
         """Take the memory for large frames out of what a server allows."""
         self.memory = memory

@@ -143,6 +143,10 @@ cdef class _Transport:
     cdef bint renewing        # it is doing so: calls on the old connection end
     cdef int receive_error    # a failed direction stays failed: negative system errors
     cdef int send_error
+    cdef double patience_in   # seconds of silence in one wait, where nobody else looks
+    cdef double patience_out  # and without a byte taken, since then:
+    cdef double refused_at
+    cdef long long refused_behind
     cdef int waiting_for      # what a call sleeps for: SOCK_READ, SOCK_WRITE
     cdef bint lost            # an error that ends the connection has been raised
     cdef unsigned int born    # how many forks there had been
@@ -151,6 +155,7 @@ cdef class _Transport:
     cdef int attach(self, sock, double limit, double spin) except -1:
         """Take up *sock*: a socket, _Descriptors, a descriptor or a foreign object."""
         self.limit = limit
+        self.patience_in = self.patience_out = NO_LIMIT
         self.spinning = spin
         self.born = forks
         self.reader = self.writer = SOCK_BAD
@@ -320,13 +325,27 @@ cdef class _Transport:
 
         A connection that is closed by another thread wakes the sleeper.
         """
-        cdef double left
+        cdef double left, rest, began = 0
+        cdef double patience = self.patience_out if want & SOCK_WRITE else self.patience_in
         cdef int ready
         cdef sock_t wake
+        if patience >= 0:
+            began = sock_now()
+            if want & SOCK_WRITE:
+                if self.refused_at == 0 or self.refused_behind != self.bytes_out:
+                    self.refused_at = began
+                    self.refused_behind = self.bytes_out
+                began = self.refused_at
         while True:
             left = self.remaining(until)
             if left == 0:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            if patience >= 0:
+                rest = patience - (sock_now() - began)
+                if rest <= 0:
+                    deed = "taken" if want & SOCK_WRITE else "sent"
+                    raise TimeoutError(f"the peer has {deed} nothing for {patience} s")
+                left = rest if left < 0 else min(left, rest)
             self.hold_wake()
             self.check_end(want)
             wake = wake_fd(&self.wake)

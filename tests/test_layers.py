@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "limits": set(),
     "listener": {"address"},
     "handshake": {"errors", "proxy", "session", "tls", "auth"},
-    "loop": CORE | {"address", "listener", "session"},
+    "admission": {"address", "listener"},
+    "loop": CORE | {"address", "admission", "session"},
     "server": CORE
     | {"address", "connection", "handshake", "health", "limits"}
     | {"listener", "loop", "session"},

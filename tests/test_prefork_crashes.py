@@ -15,6 +15,7 @@ import pytest
 import pysock
 from peers import Task
 from programs import APP, AT_ONCE, TELL, Program, held_up, processes, program, serving, until
+from pysock import prefork
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes by fork()")
 
@@ -166,6 +167,18 @@ def test_worker_that_is_told_to_end_loses_nothing_of_the_queue(tmp_path):
         assert served.stop() == 0
 
 
+def test_pauses_grow_to_a_limit_and_start_again_after_a_long_life():
+    slot = prefork._Slot()
+    pauses = [slot.pause(0.0) for _ in range(5000)]
+    assert pauses[:9] == pytest.approx([0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10])
+    assert set(pauses[9:]) == {10}
+    assert [slot.pause(60.0), slot.pause(0.0)] == pytest.approx([0, 0.1])
+
+
+def zombies(there: list[tuple[int, int, str]]) -> list[int]:
+    return [pid for pid, _, state in there if state == "Z"]
+
+
 def _crash_often(folder: Path, count: int) -> None:
     code = """
 import os, sys
@@ -186,8 +199,7 @@ sys.exit(pysock.serve("tcp://127.0.0.1:0", handle, processes=4, ready=announce))
                 client.request(b"")
         if sys.platform == "linux":
             # The master and its four, once it has noticed the last one's end.
-            until(lambda: len(processes(served.pid)) == 5)
-            assert not [pid for pid, _, state in processes(served.pid) if state == "Z"]
+            until(lambda: len(there := processes(served.pid)) == 5 and not zombies(there))
             assert len(os.listdir(f"/proc/{served.pid}/fd")) < 16
         assert served.stop() == 0
         assert served.said.count("ended with status 9") == count

@@ -1,0 +1,129 @@
+"""Let clients in: at every listener, as far as there is room and resources."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+from .address import format_peer
+from .listener import Listener, Shortage
+
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Admission"]
+
+_NEVER = float("inf")
+_AT_ONCE = 64  # clients let in between two looks at those that are in
+_AT_ONCE_SHARED = 4  # where other processes wait for the same clients
+
+
+class Admission:
+    """Watches a server's listeners, for as long as clients can be let in.
+
+    Args:
+        loop: the `Loop` that serves them; `let_in(socket, address, now)` is called there.
+        crew: the poller.
+    """
+
+    def __init__(self, loop: Any, crew: Any) -> None:
+        self._loop = loop
+        self._crew = crew
+        self._server = loop.server
+        self._log = loop.server._seldom.log
+        self._handshakes = loop.server._handshakes
+        self._excess_waits = loop.server.limits.excess == "wait" or loop.once
+        self.open = False
+        for listener in self._server._listeners:
+            listener.watch = None  # what an earlier loop had is gone with it
+        self.again_at = _NEVER  # when to try again, after a shortage
+
+    def is_full(self) -> bool:
+        """Whether there are `max_connections`."""
+        if self._loop.once:
+            return bool(self._loop.served)
+        most = self._server.max_connections
+        return most is not None and len(self._loop.served) >= most
+
+    def watch(self, now: float) -> None:
+        """Begin to wait for clients, or no longer wait, as things are."""
+        if now >= self.again_at:
+            self.again_at = _NEVER
+        full = self._excess_waits and self.is_full()
+        wanted = not full and self.again_at == _NEVER and not self._loop.stopping
+        if full and self.open and not self._loop.once:
+            # A server for one client at a time was meant to be one.
+            level = logging.DEBUG if self._server.max_connections == 1 else logging.WARNING
+            text = "%d connections are open (max_connections): others wait"
+            self._log(level, text, len(self._loop.served))
+        if wanted == self.open:
+            return
+        try:
+            for listener in self._server._listeners:
+                if wanted and listener.watch is None:
+                    listener.watch = self._crew.watch_for(
+                        listener.fileno(), self._accepter(listener), listener.shared
+                    )
+                elif not wanted and listener.watch is not None:
+                    watch, listener.watch = listener.watch, None
+                    self._crew.unwatch(watch)
+            self.open = wanted
+        except OSError as exc:
+            self._pause(listener, now, exc)
+
+    def _accepter(self, listener: Listener) -> Callable[[], None]:
+        at_once = _AT_ONCE_SHARED if listener.shared else _AT_ONCE
+        return lambda: self._accept(listener, at_once)
+
+    def empty(self) -> None:
+        """Let in all that have connected already: the last ones."""
+        if self.open:
+            for listener in self._server._listeners:
+                self._accept(listener, self._server.request_queue_size)
+
+    def _accept(self, listener: Listener, most: int) -> None:
+        now = time.monotonic()
+        for _ in range(most):
+            if self._excess_waits and self.is_full():
+                break
+            if self._handshakes.needed and not self._place_for_handshake(now):
+                break
+            try:
+                client = listener.accept()
+            except Shortage as exc:
+                self._pause(listener, now, exc)
+                break
+            if client is None:
+                return
+            why_not = "max_connections are open" if self.is_full() else None
+            if why_not is None and self._handshakes.needed:
+                why_not = self._handshakes.why_not(client[1])
+            if why_not is None:
+                self._loop.let_in(*client, now)
+            else:
+                self._refuse(*client, why_not)
+        self._crew.call_at(0.0)  # perhaps nobody more can be let in
+
+    def _pause(self, listener: Listener, now: float, exc: Exception) -> None:
+        pause = listener.next_pause()
+        text = "cannot accept for now, next try in %.1f s: %s"
+        self._log(logging.WARNING, text, pause, exc)
+        self.again_at = now + pause
+
+    def _place_for_handshake(self, now: float) -> bool:
+        at = self._handshakes.room_at(now)
+        if at > now:
+            self.again_at = at
+            return False
+        oldest = self._handshakes.oldest()
+        if oldest is not None:
+            self._loop.overdue(oldest, "its handshake has not come, and others wait")
+        return True
+
+    def _refuse(self, sock: socket.socket, client_address: Any, why: str) -> None:
+        self._server._counts["refused"] += 1
+        self._log(logging.WARNING, "%s: refused, %s", format_peer(client_address), why)
+        sock.close()
