@@ -523,6 +523,7 @@ class _Memory:
 
 @final
 class _Crew:
+    draining: bool
     next_at: float
     workers: int
     threads: int

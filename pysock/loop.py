@@ -233,8 +233,11 @@ class Loop:
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
                 logger.warning("%s does not end: left behind", thread.name)
-        for connection in list(self.served):
-            connection._end()  # or whoever is in a call leaves it behind
+        while not all([connection._end() for connection in self.served]):
+            if time.monotonic() >= end:
+                break  # whoever is in a call leaves it behind
+            time.sleep(0.001)
+        for connection in self.served:
             self._count(connection)
         self.server._counts["takeovers"] += self.takeovers
         if not self._crew.threads:
@@ -468,6 +471,7 @@ class Loop:
         """Close what need not go on; return whether there is anything left to wait for."""
         if self._drain_began is None:
             self._drain_began = now
+            self._crew.draining = True
             self.server._close_health()
             self._admission.empty()  # who has connected is served
             self._admission.watch(now)

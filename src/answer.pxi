@@ -263,7 +263,7 @@ cdef class _Responder(_Files):
             self.stuck_at = 0
         else:
             # What the peer's system has acknowledged: the poller tells only of much room.
-            taken -= max(0, sock_queued(self.writer))
+            taken -= max(0, sock_queued(self.writer, True))
             if self.stuck_at == 0 or self.out_then != taken:
                 self.stuck_at = now
                 self.out_then = taken

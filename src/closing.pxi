@@ -13,6 +13,7 @@ cdef class _Closer(_Responder):
     cdef bint faded           # the end of the stream has been sent
     cdef bint closing         # close() was called inside a call of the same thread
     cdef double closing_linger
+    cdef bint ending          # see _end()
 
     def __cinit__(self):
         # So that a subclass that forgets super().__init__() meets an error, not a NULL.
@@ -60,9 +61,11 @@ cdef class _Closer(_Responder):
             self._close(0.0)
             return True
         if not self.closed:
-            self.closed = True
+            self.closed = self.ending = True
             if self.can_wake:
                 wake_poke(&self.wake)
+        elif not self.ending:
+            return True  # another thread is at it
         if owner_take(&self.receiving.owner, me):
             if owner_take(&self.sending.owner, me):
                 self.leave(&self.sending)
@@ -101,7 +104,7 @@ cdef class _Closer(_Responder):
                 self.faded = True
                 if self.discard() or sock_shutdown_write(self.writer) < 0:
                     return 0
-            if self.discard() or 0 <= sock_queued(self.writer) <= 1:
+            if self.discard() or 0 <= sock_queued(self.writer, False) <= 1:
                 return 0
             return SOCK_READ
         finally:
@@ -166,7 +169,7 @@ cdef class _Closer(_Responder):
         if self.kind != SOCKET:
             return 0
         self.discard()
-        if self.send_error or self.out_file is not None or sock_queued(self.writer) == 0:
+        if self.send_error or self.out_file is not None or sock_queued(self.writer, False) == 0:
             # Only where nothing is queued can the peer lose nothing.
             sock_shutdown_write(self.writer)
             return 0
@@ -174,7 +177,7 @@ cdef class _Closer(_Responder):
             return 0
         while True:
             left = end - sock_now()
-            if self.discard() or left <= 0 or 0 <= sock_queued(self.writer) <= 1:
+            if self.discard() or left <= 0 or 0 <= sock_queued(self.writer, False) <= 1:
                 return 0
             with nogil:
                 ready = sock_poll(

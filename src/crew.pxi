@@ -80,6 +80,7 @@ cdef class _Crew:
     cdef long called          # it wants to be called now
     cdef uint64_t word        # who leads, see above; 0: nobody
     cdef long epochs
+    cdef public bint draining  # who has been answered is to go
     cdef long over            # all threads are to return
     cdef long asleep          # the standby waits for the bell
     cdef PyThread_type_lock watch  # the standby's place
@@ -205,7 +206,8 @@ cdef class _Crew:
             return 0
         result = poller_set(
             &self.set, stream.reader, stream.parked, want, <uintptr_t><PyObject *>stream)
-        stream.parked = want if result == 0 else 0
+        if result == 0 or want == 0:
+            stream.parked = want
         return result if want and not stream.closed else 0
 
     # ------------------------------------------------------------ from any thread
@@ -435,7 +437,10 @@ cdef class _Crew:
 
     cdef int settle(self, FrameStream stream, int end) except -1:
         """What comes after a turn, by the leader."""
-        if end == TURN_OVER or stream.closed:
+        if (
+            end == TURN_OVER or stream.closed
+            or (self.draining and end == TURN_IDLE and self.is_answered(stream))
+        ):
             self.server._finish(stream)
             return 0
         try:
@@ -457,7 +462,7 @@ cdef class _Crew:
         """What comes after a turn, by one who leads no longer."""
         cdef int want = 0
         cdef int result
-        if end == TURN_IDLE and not stream.closed:
+        if end == TURN_IDLE and not stream.closed and not self.draining:
             want = SOCK_READ
         elif end == TURN_BLOCKED and not stream.closed:
             want = SOCK_WRITE
@@ -526,6 +531,14 @@ cdef class _Crew:
                 elif what:
                     found.append((stream, what))
         return found
+
+    cdef bint is_answered(self, FrameStream stream) noexcept:
+        """Whether a connection is between messages, and has had one."""
+        return (
+            stream.messages_in > 0 and stream.at_rest()
+            and stream.tail_end == stream.tail_start
+            and stream.sending.owner == 0 and stream.receiving.owner == 0
+        )
 
     def is_idle(self, FrameStream stream):
         """Whether a connection is parked between messages, with nothing to send."""

@@ -73,7 +73,7 @@ cdef extern from "sockio.h" nogil:
     Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n)
     int sock_shutdown_write(sock_t fd)
     int sock_shutdown_both(sock_t fd)
-    Py_ssize_t sock_queued(sock_t fd)
+    Py_ssize_t sock_queued(sock_t fd, bint unread)
     bint sock_is_socket(sock_t fd)
     bint sock_is_nonblocking(sock_t fd)
     Py_ssize_t pipe_read(sock_t fd, char *p, Py_ssize_t n, bint nonblocking)

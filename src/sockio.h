@@ -74,7 +74,10 @@ static inline int sock_shutdown_both(sock_t fd) {
 }
 
 /* No way to ask: the caller waits for the peer's end instead. */
-static inline Py_ssize_t sock_queued(sock_t fd) { (void)fd; return -1; }
+static inline Py_ssize_t sock_queued(sock_t fd, int unread) {
+    (void)fd; (void)unread;
+    return -1;
+}
 
 static inline int sock_is_socket(sock_t fd) { (void)fd; return 1; }
 static inline int sock_is_nonblocking(sock_t fd) { (void)fd; return 1; }
@@ -260,21 +263,25 @@ static inline int sock_shutdown_both(sock_t fd) {
 }
 
 /* Bytes sent that the peer's kernel has not acknowledged, or -1 where nobody tells.
- * After shutdown the end of the stream itself counts for one. */
-static inline Py_ssize_t sock_queued(sock_t fd) {
+ * After shutdown the end of the stream itself counts for one.  With *unread*, on a Unix
+ * socket, those that the peer has not read. */
+static inline Py_ssize_t sock_queued(sock_t fd, int unread) {
 #if defined(SIOCOUTQ)
     int n;
     struct sockaddr_storage a;
     socklen_t size = sizeof a;
-    if (getsockname(fd, (struct sockaddr *)&a, &size) == 0 && a.ss_family == AF_UNIX)
+    if (!unread && getsockname(fd, (struct sockaddr *)&a, &size) == 0 &&
+        a.ss_family == AF_UNIX)
         return 0; /* already in the peer's receive queue, out of reach of our close */
     return ioctl(fd, SIOCOUTQ, &n) ? -1 : n;
 #elif defined(SO_NWRITE)
     int n;
     socklen_t size = sizeof n;
+    (void)unread;
     return getsockopt(fd, SOL_SOCKET, SO_NWRITE, &n, &size) ? -1 : n;
 #else
     (void)fd;
+    (void)unread;
     return -1;
 #endif
 }

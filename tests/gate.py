@@ -59,3 +59,9 @@ def clients(server: pysock.Server, count: int) -> Iterator[list[pysock.Client]]:
 
 def serving(handler: Callable[..., Any], **options: Any) -> pysock.Server:
     return pysock.Server(HERE, handler, **options).start()
+
+
+def served(server: pysock.Server) -> list[Any]:
+    """The server's own ends of its connections, open or about to be closed."""
+    loop = server._loop
+    return [] if loop is None else list(loop.served)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import pysock
-from gate import HERE, Gate, clients, frame, serving
+from gate import HERE, Gate, clients, frame, served, serving
 from peers import LONG, PROMPT, background, until
 
 
@@ -212,7 +212,7 @@ def test_large_reply_that_is_not_taken_holds_nobody(held_up: bool) -> None:
             assert quick.request(b"x") == b"x"
             gate.let()
         # Of large replies the tail alone is left: nobody is in a handler, or in a send.
-        until(lambda: any(one.unsent for one in list(server._loop.served)))
+        until(lambda: any(one.unsent for one in served(server)))
         for i in range(50):
             assert quick.request(b"%d" % i) == b"%d" % i
         assert slow.recv() == large
@@ -243,11 +243,7 @@ def test_reply_behind_a_send_that_is_stuck_holds_nobody() -> None:
             peer.linger = 0.0
             peer.send(b"subscribe")
         until(lambda: len(stuck) == workers)
-        until(
-            lambda: (
-                sum(one.stats.waits_out > 0 for one in list(server._loop.served)) == workers
-            )
-        )
+        until(lambda: sum(one.stats.waits_out > 0 for one in served(server)) == workers)
         for peer in evil:
             peer.send(b"and you?")
         until(lambda: server.stats["messages_in"] == 2 * workers)
