@@ -80,7 +80,7 @@ class Admission:
 
     def empty(self) -> None:
         """Let in all that have connected already: the last ones."""
-        if self.open:
+        if self.again_at == _NEVER:
             for listener in self._server._listeners:
                 self._accept(listener, self._server.request_queue_size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 
@@ -53,6 +54,7 @@ class Listener:
                 self.address = parse(_address_of(self.sock))
             elif self.address.path and not self.address.abstract:
                 self._identity = identity(self.address.path)
+                self._made_by = os.getpid()
         self.sockname: Any = self.sock.getsockname()
         if not self.address.path:
             # With the port that the system has chosen.
@@ -95,7 +97,7 @@ class Listener:
 
     def close(self) -> None:
         """Close the listener, and remove the Unix path that it made."""
-        if self._identity is not None:
+        if self._identity is not None and self._made_by == os.getpid():
             # While it is open: its inode's number cannot be another's.
             unlink_if_same(self.address.path, self._identity)
             self._identity = None

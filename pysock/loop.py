@@ -67,11 +67,13 @@ class Loop:
 
     Args:
         server: the `Server`: its handler, its limits, and what to call.
+        deadlines: for the drain, one for each time that the server was told to stop.
         once: serve one connection, in this thread.
     """
 
-    def __init__(self, server: Any, once: bool = False) -> None:
+    def __init__(self, server: Any, deadlines: list[float], once: bool = False) -> None:
         self.server = server
+        self._deadlines = deadlines
         self.once = once
         self.served: set[Served] = set()
         self._limits = server.limits
@@ -138,7 +140,7 @@ class Loop:
     @property
     def stopping(self) -> bool:
         """Whether the server has been told to stop, or has stopped."""
-        return self._over or self.server._stop_at is not None
+        return self._over or bool(self._deadlines)
 
     @property
     def threads(self) -> int:
@@ -206,7 +208,7 @@ class Loop:
     def _wait_for_the_end(self) -> None:
         """Wait for the end of the drain, and for signals, while others serve."""
         while not self._over and self._crash is None:
-            stop_at = self.server._stop_at
+            stop_at = min(self._deadlines, default=None)
             left = None if stop_at is None else stop_at - time.monotonic()
             if left is not None and left <= 0:
                 # Perhaps all threads are in handlers, and none is there to notice.
@@ -233,7 +235,7 @@ class Loop:
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
                 logger.warning("%s does not end: left behind", thread.name)
-        while not all([connection._end() for connection in self.served]):
+        while [connection for connection in self.served if not connection._end()]:
             if time.monotonic() >= end:
                 break  # whoever is in a call leaves it behind
             time.sleep(0.001)
@@ -261,7 +263,10 @@ class Loop:
         if now >= self._sweep_at:
             self._sweep(now)
         for connection in self._handshakes.overdue(now):
-            self.overdue(connection, "its handshake takes too long")
+            self._step(connection)  # it may have come while this thread was held up
+            if connection in self._handshakes:
+                self.overdue(connection, "its handshake takes too long")
+        crew.retry()
         if self._fed:
             self._fed = False
             crew.feed()
@@ -272,7 +277,7 @@ class Loop:
         if now >= self._act_at:
             self._act_at = now + 1.0
             self.server.service_actions()
-        stop_at = self.server._stop_at
+        stop_at = min(self._deadlines, default=None)
         if stop_at is not None and not self._drain(now, stop_at):
             self._over = True
             crew.end()

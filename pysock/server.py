@@ -30,6 +30,33 @@ __all__ = ["Server"]
 logger = logging.getLogger(__name__)
 
 
+class _Run:
+    """From `start` or `serve_forever` to the end.
+
+    A signal's handler may call `stop` at any point of this in the same thread, so nothing
+    here takes a lock that it could find taken.
+    """
+
+    def __init__(self, thread: threading.Thread | None = None) -> None:
+        self.thread = thread  # that was started for it
+        self.serving: int | None = None  # the thread that serves, which cannot wait
+        self.loop: Loop | None = None
+        self.deadlines: list[float] = []  # one for each call of `stop`
+        self.ended = False
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def finish(self) -> None:
+        """Let those go on that wait for the end."""
+        self.ended = True
+        self._gate.release()
+
+    def wait(self) -> None:
+        """Wait for the end."""
+        self._gate.acquire()
+        self._gate.release()
+
+
 class Server:
     """Serves messages on one address, or several.
 
@@ -131,14 +158,8 @@ class Server:
         self.addresses = [listener.address for listener in self._listeners]
         self.address = self.addresses[0]
         self.server_address: Any = self._listeners[0].sockname
-        self._loop: Loop | None = None
+        self._run: _Run | None = None  # the present one, or the last
         self._running = threading.Lock()
-        self._state = threading.RLock()  # a signal's handler may come in between
-        self._serving: int | None = None  # the thread of serve_forever()
-        self._ended = threading.Event()
-        self._ended.set()
-        self._thread: threading.Thread | None = None
-        self._stop_at: float | None = None  # the end of the drain, once asked to stop
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._seldom = Seldom(logger)
@@ -212,23 +233,33 @@ class Server:
         self._serve_here(once=True)
 
     def _serve_here(self, once: bool = False) -> None:
+        run = self._run
+        if run is None or run.ended or run.thread is not threading.current_thread():
+            run = self._claim(_Run())
+        try:
+            run.serving = threading.get_ident()
+            with Loop(self, run.deadlines, once) as loop:
+                run.loop = loop
+                loop.run()
+        finally:
+            self._finish(run)
+
+    def _claim(self, run: _Run) -> _Run:
         self._check_open()
         if not self._running.acquire(blocking=False):
             raise RuntimeError("the server is running already")
-        try:
-            # First of all, and last: stop() in a signal's handler must not wait for us.
-            self._serving = threading.get_ident()
-            self._ended.clear()
-            with Loop(self, once) as loop:
-                self._loop = loop
-                loop.run()
-        finally:
-            with self._state:
-                self._loop = None
-                self._ended.set()
-                self._stop_at = None
-            self._serving = None
-            self._running.release()
+        self._run = run
+        return run
+
+    def _finish(self, run: _Run) -> None:
+        run.loop = None
+        self._running.release()
+        run.finish()
+
+    @property
+    def _loop(self) -> Loop | None:
+        run = self._run
+        return None if run is None else run.loop
 
     def _adopt(self, sock: socket.socket, client_address: Any) -> Served:
         sock.setblocking(False)  # nobody shares it: sendfile() can be used
@@ -243,19 +274,16 @@ class Server:
             RuntimeError: the server is running already, or closed.
         """
         self._check_open()
-        thread = self._thread
-        if thread is not None and self._ended.is_set():
-            thread.join()  # stopped from a handler: nobody has waited for it yet
-            self._thread = None
-        if self._running.locked() or self._thread is not None:
-            raise RuntimeError("the server is running already")
-        self._ended.clear()
-        self._thread = threading.Thread(target=self._serve, name=f"{self!r}", daemon=True)
+        run = self._run
+        if run is not None and run.deadlines and run.serving != threading.get_ident():
+            run.wait()  # it was stopped from a handler, and is about to end
+        thread = threading.Thread(target=self._serve, name=f"{self!r}", daemon=True)
+        run = self._claim(_Run(thread))
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError:
-            self._thread = None
-            self._ended.set()
+            run.thread = None
+            self._finish(run)
             raise
         return self
 
@@ -270,6 +298,10 @@ class Server:
             # A handler's sys.exit(), say: clients must not wait for who serves no more.
             logger.critical("%r has ended", self, exc_info=True)
             self.server_close()
+        finally:
+            run = self._run
+            if run is not None and run.thread is threading.current_thread() and not run.ended:
+                self._finish(run)  # an overridden serve_forever() never came to ours
 
     def stop(self, drain: float = 30.0) -> None:
         """Stop serving: nothing new is accepted, what is under way is finished.
@@ -282,21 +314,19 @@ class Server:
         Args:
             drain: seconds after which connections that are not done are cut.
         """
-        with self._state:
-            ended, loop = self._ended.is_set(), self._loop
-            if not ended:
-                at = time.monotonic() + drain
-                self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
-        if not ended:
+        run = self._run
+        if run is None:
+            return
+        if not run.ended:
+            run.deadlines.append(time.monotonic() + drain)
+            loop = run.loop
             if loop is not None:
                 loop.wake()
-            if threading.get_ident() == self._serving or (loop is not None and loop.is_mine()):
+            if threading.get_ident() == run.serving or (loop is not None and loop.is_mine()):
                 return
-            self._ended.wait()
-        thread = self._thread
-        if thread is not None:
-            thread.join()
-            self._thread = None
+            run.wait()
+        if run.thread is not None and run.thread is not threading.current_thread():
+            run.thread.join()
 
     def shutdown(self) -> None:
         """As `stop()`."""
@@ -321,7 +351,8 @@ class Server:
     @property
     def stopping(self) -> bool:
         """Whether `stop` has been called and the server has not ended yet."""
-        return self._stop_at is not None
+        run = self._run
+        return run is not None and bool(run.deadlines) and not run.ended
 
     @property
     def stats(self) -> dict[str, int]:

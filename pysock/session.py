@@ -98,7 +98,10 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
         quiet = isinstance(exc, ConnectionClosed) and not isinstance(exc, IncompleteFrame)
         level = logging.DEBUG if quiet else logging.WARNING
         logger.log(level, "%s: %s", format_peer(client_address), exc)
-    except Exception:
+    except Exception as exc:
+        if isinstance(exc, OSError) and connection._is_lost():
+            logger.info("%s: %s", format_peer(client_address), exc)
+            return True
         server._tell_error(connection)
         return False
     finally:

@@ -20,6 +20,7 @@ cdef enum Turn_end:
     TURN_BLOCKED = 2          # wait until the peer takes its replies
     TURN_STARVED = 3          # wait until there is memory for the frame under way
     TURN_OVER = 4             # the connection is to be closed
+    TURN_TAKEN = 5            # wait until another thread has sent what it sends
 
 
 cdef enum Stage:
@@ -39,6 +40,7 @@ cdef class _Responder(_Files):
     """Answers messages with a handler's replies."""
 
     cdef object replying      # an iterator of replies that waits for the peer
+    cdef bint taken           # another thread was sending
     cdef object kept          # a reply that waits for another thread to have sent
     cdef readonly bint _in_handler
     cdef bint starved         # there was no memory for the frame under way
@@ -102,7 +104,8 @@ cdef class _Responder(_Files):
         if self.closed:
             raise ConnectionClosed("the connection is closed")
         self.check_owner()
-        return owner_take(&self.sending.owner, PyThread_get_thread_ident())
+        self.taken = not owner_take(&self.sending.owner, PyThread_get_thread_ident())
+        return not self.taken
 
     cdef bint gather_reply(self, reply) except -1:
         """Append one reply; return whether the peer takes what was gathered.
@@ -160,6 +163,9 @@ cdef class _Responder(_Files):
         self.replying = None
         return True
 
+    cdef int blocked(self) noexcept:
+        return TURN_TAKEN if self.taken else TURN_BLOCKED
+
     cdef int answer(self, handler, passed, Py_ssize_t most, Lead *lead) except -1:
         """Serve at most *most* messages; return how the turn ended.
 
@@ -181,10 +187,10 @@ cdef class _Responder(_Files):
         cdef PyObject *ready
         cdef int end = TURN_BUSY
         self._in_handler = self.replying is not None
-        self.starved = False
+        self.starved = self.taken = False
         try:
             if not self.let_go() or not self.go_on():
-                return TURN_BLOCKED
+                return self.blocked()
             while most > 0:
                 ready = self.at_hand()
                 if ready != NULL:
@@ -209,7 +215,7 @@ cdef class _Responder(_Files):
                 if self.closed:
                     return TURN_IDLE
                 if not self.append_at_once(reply) and not self.accept_reply(reply):
-                    return TURN_BLOCKED
+                    return self.blocked()
                 if lead != NULL:
                     if lead.watched and lead.word[0] == lead.mine and most % CLOCK_STEP:
                         continue
@@ -219,11 +225,11 @@ cdef class _Responder(_Files):
                 if now - oldest > REPLY_DELAY or (lead != NULL and lead.lost):
                     oldest = now
                     if not self.let_go():
-                        return TURN_BLOCKED
+                        return self.blocked()
                     if now - began > LONG_TURN:
                         break
             self._in_handler = False
-            return end if self.let_go() else TURN_BLOCKED
+            return end if self.let_go() else self.blocked()
         except BaseException as exc:
             if not self.closed and not self.send_error:
                 self.let_go()

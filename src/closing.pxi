@@ -6,6 +6,10 @@ cdef Format _default = LengthField()
 cdef object _closed = _Descriptors(-1, -1)
 
 
+cdef enum:
+    DISCARDED = 64            # receives; who sends without end is not followed to it
+
+
 cdef class _Closer(_Responder):
     """Lets the last bytes arrive, and leaves no thread with a closed descriptor."""
 
@@ -13,7 +17,6 @@ cdef class _Closer(_Responder):
     cdef bint faded           # the end of the stream has been sent
     cdef bint closing         # close() was called inside a call of the same thread
     cdef double closing_linger
-    cdef bint ending          # see _end()
 
     def __cinit__(self):
         # So that a subclass that forgets super().__init__() meets an error, not a NULL.
@@ -54,9 +57,8 @@ cdef class _Closer(_Responder):
     def _end(self):
         """Close at once, if no thread is in a call; return whether that was so.
 
-        Otherwise the threads are told, and the caller is to try again.
+        Otherwise the threads are told, and the last of them closes it.
         """
-        cdef size_t me = PyThread_get_thread_ident()
         if self.sock is None or self.sock is _closed or self.born != forks:
             self._close(0.0)
             return True
@@ -66,21 +68,33 @@ cdef class _Closer(_Responder):
                 wake_poke(&self.wake)
         elif not self.ending:
             return True  # another thread is at it
-        if owner_take(&self.receiving.owner, me):
-            if owner_take(&self.sending.owner, me):
-                self.leave(&self.sending)
-                self.leave(&self.receiving)
-                self.closing_linger = 0
-                self.finish_close()
-                return True
-            self.leave(&self.receiving)
-        if self.kind == SOCKET:
+        if self.go_on_ending():
+            return True
+        if self.kind == SOCKET and self.ending:
             sock_shutdown_both(self.reader)
         return False
 
+    cdef bint go_on_ending(self) noexcept:
+        cdef size_t me = PyThread_get_thread_ident()
+        if not owner_take(&self.receiving.owner, me):
+            return False
+        if not owner_take(&self.sending.owner, me):
+            owner_drop(&self.receiving.owner)
+            open_gate(&self.receiving)
+            return False
+        self.ending = False  # nobody else gets here: all other calls find it closed
+        self.leave(&self.sending)
+        self.leave(&self.receiving)
+        self.closing_linger = 0
+        try:
+            self.finish_close()
+        except OSError:
+            pass  # the descriptor is gone all the same
+        return True
+
     def _cut(self):
         """End both directions at once; the thread that is in a call notices, and closes."""
-        if not self.closed and self.kind == SOCKET:
+        if not self.closed and self.kind == SOCKET and self.born == forks:
             sock_shutdown_both(self.reader)
             self._wind_up()
 
@@ -169,7 +183,10 @@ cdef class _Closer(_Responder):
         if self.kind != SOCKET:
             return 0
         self.discard()
-        if self.send_error or self.out_file is not None or sock_queued(self.writer, False) == 0:
+        if (
+            self.send_error or self.out_file is not None
+            or sock_queued(self.writer, False) == 0
+        ):
             # Only where nothing is queued can the peer lose nothing.
             sock_shutdown_write(self.writer)
             return 0
@@ -218,13 +235,15 @@ cdef class _Closer(_Responder):
         cdef sock_iov iov[1]
         cdef char trash[SMALL]
         cdef Py_ssize_t got
-        while True:
+        cdef int i
+        for i in range(DISCARDED):
             iov_set(&iov[0], trash, SMALL)
             got = sock_recv(self.reader, iov, 1)
             if got == 0 or (got < 0 and not sock_again(got) and not sock_intr(got)):
                 return True
             if sock_again(got):
-                return False
+                break
+        return False
 
     # ------------------------------------------------------------ connecting again
 

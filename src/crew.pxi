@@ -40,6 +40,7 @@ cdef enum:
 
 
 cdef long long TICK = 1000    # microseconds between two looks of the standby
+cdef double DELAY = 0.01  # until a connection that another thread sends on is looked at
 cdef double BREATH = 0.005    # so often at least other threads are offered the GIL
 
 
@@ -75,6 +76,7 @@ cdef class _Crew:
     cdef list gone            # members no more; events at hand may still point to them
     cdef object unread        # connections with messages that were read ahead
     cdef object returned      # what a former leader leaves to the present one
+    cdef object delayed       # whose sending another thread is at
     cdef set starving         # connections that wait for memory
     cdef readonly double next_at  # when the server wants to be called
     cdef long called          # it wants to be called now
@@ -102,6 +104,7 @@ cdef class _Crew:
         self.gone = []
         self.unread = deque()
         self.returned = deque()
+        self.delayed = deque()
         self.starving = set()
         self.watch = PyThread_allocate_lock()
         self.bell = PyThread_allocate_lock()
@@ -241,6 +244,7 @@ cdef class _Crew:
         self.unread.clear()
         self.returned.clear()
         self.starving.clear()
+        self.delayed.clear()
         self.server = None
         self.shut()
 
@@ -271,7 +275,7 @@ cdef class _Crew:
 
     cdef bint become_leader(self, Lead *lead) except -1:
         """Follow until this thread leads; False when all is over."""
-        if self.over:
+        if self.over or self.born != forks:
             return False
         if self.take(0, lead):
             return True
@@ -427,6 +431,9 @@ cdef class _Crew:
                 stream.serving = False
                 raise
             self.server._failed(stream)
+        if self.born != forks:
+            lead.lost = True  # a child that has come back from a handler: not its server
+            return False
         if lead_step(lead, 0):
             self.busy = NULL
             stream.serving = False
@@ -446,13 +453,18 @@ cdef class _Crew:
         try:
             if end == TURN_BLOCKED:
                 self.set_parked(stream, SOCK_WRITE)
+            elif end == TURN_STARVED or end == TURN_TAKEN:
+                self.set_parked(stream, 0)
             else:
-                self.set_parked(stream, 0 if end == TURN_STARVED else SOCK_READ)
+                self.set_parked(stream, SOCK_READ)
         except OSError as exc:
             self.server._cannot_park(stream, exc)
             return 0
         if end == TURN_STARVED:
             self.starving.add(stream)
+        elif end == TURN_TAKEN:
+            self.delayed.append(stream)
+            self.call_at(sock_now() + DELAY)
         elif end == TURN_BUSY:
             stream.queued = True
             self.unread.append(stream)
@@ -495,6 +507,15 @@ cdef class _Crew:
         if not stream.queued and not stream.serving:
             stream.queued = True
             self.unread.append(stream)
+
+    def retry(self):
+        """Give those a turn that were in another thread's hands; return whether any was."""
+        cdef bint any = len(self.delayed) > 0
+        for _ in range(len(self.delayed)):
+            stream = self.delayed.popleft()
+            if stream in self.members:
+                self.requeue(<FrameStream>stream)
+        return any
 
     def feed(self):
         """Let those go on that waited for memory."""

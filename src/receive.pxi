@@ -107,14 +107,15 @@ cdef class _Receiver(_Transport):
             self.start = 0
         if self.end == self.room:
             # Only a frame whose front does not tell its size gets here.
-            grown = <char *>PyMem_RawMalloc(2 * self.room)
+            if self.room > READ_AHEAD:
+                grown = <char *>PyMem_RawRealloc(self.buf, 2 * self.room)
+            else:
+                grown = <char *>PyMem_RawMalloc(2 * self.room)
             if grown == NULL:
                 raise MemoryError
-            memcpy(grown, self.buf, self.end)
             if self.room == READ_AHEAD:
+                memcpy(grown, self.buf, self.end)
                 spare_give(self.buf)
-            else:
-                PyMem_RawFree(self.buf)
             self.buf = grown
             self.room *= 2
         return 0

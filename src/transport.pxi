@@ -138,6 +138,7 @@ cdef class _Transport:
     cdef sock_wake wake
     cdef bint can_wake
     cdef readonly bint closed
+    cdef bint ending          # closed by one who could not wait for who is in a call
     cdef bint winding_up      # nothing new is wanted: a receive between frames ends
     cdef bint renewable       # a client that connects again by itself
     cdef bint renewing        # it is doing so: calls on the old connection end
@@ -281,6 +282,12 @@ cdef class _Transport:
         owner_drop(&turn.owner)
         # Who counted itself among the waiting before this looks for a free turn after it.
         open_gate(turn)
+        if self.ending:
+            self.go_on_ending()
+
+    cdef bint go_on_ending(self) noexcept:
+        """End what was closed while this thread was in a call: see _end()."""
+        return True
 
     # ------------------------------------------------------------ deadlines and waiting
 
