@@ -82,9 +82,9 @@ class Admission:
         """Let in all that have connected already: the last ones."""
         if self.again_at == _NEVER:
             for listener in self._server._listeners:
-                self._accept(listener, self._server.request_queue_size)
+                self._accept(listener, self._server.request_queue_size, last=True)
 
-    def _accept(self, listener: Listener, most: int) -> None:
+    def _accept(self, listener: Listener, most: int, last: bool = False) -> None:
         now = time.monotonic()
         for _ in range(most):
             if self._excess_waits and self.is_full():
@@ -94,7 +94,8 @@ class Admission:
             try:
                 client = listener.accept()
             except Shortage as exc:
-                self._pause(listener, now, exc)
+                if not last:
+                    self._pause(listener, now, exc)
                 break
             if client is None:
                 return

@@ -90,6 +90,7 @@ class Loop:
         self._interval = self._limits.sweep_interval()
         self._patience = self._limits.patience()
         self._sweep_at = _NEVER
+        self._counted = False
         self._over = self._taken = self._fed = False
         self._crash: BaseException | None = None
         memory = self._limits.max_memory
@@ -150,7 +151,7 @@ class Loop:
     @property
     def takeovers(self) -> int:
         """How often one thread has taken the lead from another."""
-        return int(self._crew.takeovers)
+        return 0 if self._counted else int(self._crew.takeovers)
 
     def is_mine(self) -> bool:
         """Whether the calling thread is one that serves, which cannot wait for the end."""
@@ -230,21 +231,26 @@ class Loop:
             self._cut(connection)
         end = time.monotonic() + _CUT
         for thread in list(self._threads):
-            while thread.ident is None and thread in self._threads:
-                time.sleep(0.001)  # it is just being started
-            thread.join(max(0.0, end - time.monotonic()))
+            while thread in self._threads:
+                try:
+                    thread.join(max(0.0, end - time.monotonic()))
+                    break
+                except RuntimeError:
+                    time.sleep(0.001)  # it is just being started
             if thread.is_alive():
                 logger.warning("%s does not end: left behind", thread.name)
         while [connection for connection in self.served if not connection._end()]:
             if time.monotonic() >= end:
                 break  # whoever is in a call leaves it behind
             time.sleep(0.001)
-        for connection in self.served:
-            self._count(connection)
-        self.server._counts["takeovers"] += self.takeovers
+        with self.server._counting:
+            for connection in self.served:
+                self.server._counts.update(counted(connection))
+            self.served.clear()
+            self.server._counts["takeovers"] += self.takeovers
+            self._counted = True
         if not self._crew.threads:
             self._crew.close()
-        self.served.clear()
         self._fading.clear()
         self._gone.clear()
 
@@ -462,15 +468,13 @@ class Loop:
             return
         self._leaving.discard(connection)
         self._crew.drop(connection)
-        self._count(connection)
-        self.served.discard(connection)
+        with self.server._counting:
+            self.server._counts.update(counted(connection))
+            self.served.discard(connection)
         self._fading.discard(connection)
         self._handshakes.forget(connection)
         if not self._admission.open:
             self._crew.call_at(0.0)  # there is room for another one
-
-    def _count(self, connection: Served) -> None:
-        self.server._counts.update(counted(connection))
 
     def _drain(self, now: float, stop_at: float) -> bool:
         """Close what need not go on; return whether there is anything left to wait for."""

@@ -37,9 +37,11 @@ class _Run:
     here takes a lock that it could find taken.
     """
 
-    def __init__(self, thread: threading.Thread | None = None) -> None:
+    def __init__(
+        self, thread: threading.Thread | None = None, serving: int | None = None
+    ) -> None:
         self.thread = thread  # that was started for it
-        self.serving: int | None = None  # the thread that serves, which cannot wait
+        self.serving = serving  # the thread that serves, which cannot wait
         self.loop: Loop | None = None
         self.deadlines: list[float] = []  # one for each call of `stop`
         self.ended = False
@@ -161,7 +163,7 @@ class Server:
         self._run: _Run | None = None  # the present one, or the last
         self._running = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # a signal's handler may ask for `stats`
         self._seldom = Seldom(logger)
 
     def _room(self, wanted: int | None) -> int | None:
@@ -235,7 +237,7 @@ class Server:
     def _serve_here(self, once: bool = False) -> None:
         run = self._run
         if run is None or run.ended or run.thread is not threading.current_thread():
-            run = self._claim(_Run())
+            run = self._claim(_Run(serving=threading.get_ident()))
         try:
             run.serving = threading.get_ident()
             with Loop(self, run.deadlines, once) as loop:
@@ -274,9 +276,6 @@ class Server:
             RuntimeError: the server is running already, or closed.
         """
         self._check_open()
-        run = self._run
-        if run is not None and run.deadlines and run.serving != threading.get_ident():
-            run.wait()  # it was stopped from a handler, and is about to end
         thread = threading.Thread(target=self._serve, name=f"{self!r}", daemon=True)
         run = self._claim(_Run(thread))
         try:
@@ -362,12 +361,13 @@ class Server:
         handler_errors, overdue (closed by a limit in time), messages_in, messages_out,
         bytes_in, bytes_out, threads (that serve now), takeovers (of the lead).
         """
-        loop = self._loop
-        counts = Counter(self._counts)
-        if loop is not None:
-            counts["takeovers"] += loop.takeovers
-            for connection in loop.served.copy():
-                counts.update(counted(connection))
+        with self._counting:
+            loop = self._loop
+            counts = Counter(self._counts)
+            if loop is not None:
+                counts["takeovers"] += loop.takeovers
+                for connection in loop.served.copy():
+                    counts.update(counted(connection))
         names = ("accepted", "refused", "handler_errors", "overdue", "takeovers")
         traffic = ("messages_in", "messages_out", "bytes_in", "bytes_out")
         return {

@@ -40,6 +40,8 @@ cdef class _Responder(_Files):
     """Answers messages with a handler's replies."""
 
     cdef object replying      # an iterator of replies that waits for the peer
+    cdef bint last_frame      # nothing is received behind the frame under way
+    cdef bint drained         # what had come before the server was told to stop
     cdef bint taken           # another thread was sending
     cdef object kept          # a reply that waits for another thread to have sent
     cdef readonly bint _in_handler
@@ -82,6 +84,8 @@ cdef class _Responder(_Files):
                 self.starved = True
                 return None
             n = self.aim(iov)
+            if self.last_frame:
+                n = self.aim_short(iov, n)
             offered = 0
             for i in range(n):
                 offered += iov_len(&iov[i])
@@ -98,6 +102,18 @@ cdef class _Responder(_Files):
                 may_receive[0] = False
             else:
                 self.fail_receive(got)
+
+    cdef int aim_short(self, sock_iov *iov, int n) noexcept:
+        """Aim at the rest of the frame under way and no further, as far as it is known."""
+        cdef Py_ssize_t left = 1
+        if self.into != NULL:
+            if self.got < self.into_room:
+                return 1
+            left = self.head.drop - (self.end - self.start)
+        elif self.look() == PART:
+            left = self.head.total - (self.end - self.start)
+        iov_set(&iov[0], iov_base(&iov[0]), min(iov_len(&iov[0]), left))
+        return 1
 
     cdef bint take_sending(self) except -1:
         """Take the turn to send, unless another thread has it, which may be blocked."""
@@ -188,6 +204,8 @@ cdef class _Responder(_Files):
         cdef int end = TURN_BUSY
         self._in_handler = self.replying is not None
         self.starved = self.taken = False
+        if self.last_frame and self.at_rest():
+            may_receive = False
         try:
             if not self.let_go() or not self.go_on():
                 return self.blocked()
@@ -211,6 +229,8 @@ cdef class _Responder(_Files):
                         break
                 self._in_handler = True
                 most -= 1
+                if self.last_frame and self.into == NULL:
+                    may_receive = False
                 reply = handler(message) if passed is None else handler(message, passed)
                 if self.closed:
                     return TURN_IDLE

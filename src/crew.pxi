@@ -417,6 +417,9 @@ cdef class _Crew:
         if stream.stage != SERVED or stream.closed:
             self.server._step(stream)
             return True
+        if self.draining:
+            stream.last_frame = stream.drained and stream.messages_in > 0
+            stream.drained = True
         stream.serving = True
         self.busy = <PyObject *>stream
         lead_step(lead, 1)

@@ -97,6 +97,22 @@ cdef class _Receiver(_Transport):
         self.scanned = 0
         self.inside = False
         self.rest()
+        if self.room > READ_AHEAD and self.buf != NULL:
+            self.shrink()
+
+    cdef void shrink(self) noexcept:
+        """Go back to a buffer as others have, where what is left fits."""
+        cdef Py_ssize_t left = self.end - self.start
+        cdef char *small
+        if left > READ_AHEAD // 2:
+            return
+        small = spare_take()
+        if small != NULL:
+            memcpy(small, self.buf + self.start, left)
+            self.drop_buffer()
+            self.buf = small
+            self.room = READ_AHEAD
+            self.end = left
 
     cdef int make_room(self) except -1:
         """See to free space behind the bytes in the buffer."""
@@ -370,6 +386,8 @@ cdef class _Receiver(_Transport):
         if self.into == NULL:
             if self.buf == NULL or self.start > 0 or self.end < self.room:
                 return True
+            if self.room == READ_AHEAD:
+                return True  # one of 64 KiB, which never waits, may need a little more
             return self.charge(&self.buffer_charged, 2 * self.room)
         if self.got < self.into_room or self.into_room == self.message_size():
             return True

@@ -362,10 +362,10 @@ cdef class _Transport:
                 # The descriptor has been used up for saying so: look at `closed` instead.
                 wake = SOCK_BAD
                 left = WINDING_UP_TICK if left < 0 else min(left, WINDING_UP_TICK)
-            self.waiting_for = want
+            self.waiting_for |= want  # another thread may wait for the other direction
             with nogil:
                 ready = sock_poll(self.reader, self.writer, want, wake, left)
-            self.waiting_for = 0
+            self.waiting_for &= ~want
             if ready > 0 and not ready & SOCK_WOKEN and not self.closed:
                 return ready
             if ready < 0 and not sock_intr(ready):

@@ -16,7 +16,7 @@ import pytest
 
 import pysock
 from gate import HERE, Gate, clients, frame, served, serving
-from peers import LONG, PROMPT, background, until
+from peers import LONG, PROMPT, SHORT, background, until
 
 
 def test_handler_that_blocks_and_then_raises_ends_its_connection_only(
@@ -252,6 +252,44 @@ def test_reply_behind_a_send_that_is_stuck_holds_nobody() -> None:
             assert quick.request(b"x") == b"x"
         finally:
             server.stop(0)
+
+
+def test_reply_behind_a_thread_that_takes_its_time_costs_nothing() -> None:
+    """It sends what comes slowly: the peer has room, and the reply has to wait."""
+    more = threading.Semaphore(0)
+    threads: list[Any] = []
+
+    def slowly() -> Iterator[bytes]:
+        for i in range(3):
+            yield b"part %d" % i
+            assert more.acquire(timeout=LONG)
+
+    def handler(message: bytes, connection: pysock.Connection) -> bytes | None:
+        if message != b"subscribe":
+            return message
+        threads.append(stack.enter_context(background(connection.send_many, slowly())))
+        return None
+
+    with (
+        serving(handler, workers=2) as server,
+        clients(server, 2) as (peer, quick),
+        contextlib.ExitStack() as stack,
+    ):
+        peer.send(b"subscribe")
+        until(lambda: threads)
+        peer.send(b"and you?")
+        assert quick.request(b"x") == b"x"
+        began = time.process_time()
+        time.sleep(10 * SHORT)
+        spent = time.process_time() - began
+        more.release(3)
+        assert [peer.recv() for _ in range(4)] == [
+            b"part 0",
+            b"part 1",
+            b"part 2",
+            b"and you?",
+        ]
+        assert spent < 5 * SHORT
 
 
 def test_handler_that_blocks_may_stop_the_server() -> None:

@@ -399,6 +399,7 @@ def test_silent_clients_do_not_keep_others_out(handler: Any, count: int) -> None
         assert time.monotonic() - began < 1 + count / 64 * 0.5 + PROMPT
         early.sendall(frame(b"late"))
         told(early, b"late", ("192.0.2.7", 4711))
+        server.stop(drain=0)
 
 
 def test_silent_clients_hold_no_threads() -> None:
@@ -408,6 +409,7 @@ def test_silent_clients_hold_no_threads() -> None:
             stack.enter_context(connected(server))
         until(lambda: server.stats["connections"] == 30)
         assert threading.active_count() == before
+        server.stop(drain=0)
 
 
 # ------------------------------------------------------------ stop

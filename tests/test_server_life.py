@@ -138,7 +138,7 @@ def test_stop_answers_what_has_arrived() -> None:
             peer.send(b"in the buffer")
         stopper = threading.Thread(target=server.stop)
         stopper.start()
-        while server._stop_at is None:
+        while not server.stopping:
             time.sleep(0.001)
         go_on.set()
         assert [list(peer) for peer in peers] == [[b"wait"]] + [[b"in the buffer"]] * 9
@@ -171,7 +171,7 @@ def test_stop_finishes_a_frame_that_has_begun() -> None:
             until(lambda: server._loop and any(c.pending for c in list(server._loop.served)))
             stopper = threading.Thread(target=server.stop)
             stopper.start()
-            while server._stop_at is None:
+            while not server.stopping:
                 time.sleep(0.001)
             peer.socket.send(b"y")
             assert list(peer) == [b"XY"]

@@ -156,6 +156,7 @@ def test_handler_that_waits_for_a_silent_client_is_let_go() -> None:
     ):
         peer.send(b"more follows")
         assert list(peer) == []
+        until(lambda: ended_by)
         assert isinstance(ended_by[0], pysock.ConnectionClosed)
         assert server.stats["overdue"] == 1
 
@@ -394,7 +395,7 @@ def test_timeout_holds_for_calls_on_the_connection(
     ):
         peer.send(b"a")
         assert list(peer) == []
-        assert server.stats["handler_errors"] == 1
+        until(lambda: server.stats["handler_errors"] == 1)
         assert server.stats["overdue"] == 0
     assert "TimeoutError" in caplog.text
 

@@ -64,7 +64,7 @@ def show(screen: Screen, result: dict[str, Any], histogram: Histogram) -> None:
         text = f"{count:,} requests were due and could not be sent"
         screen.row("unsent", f"{text}: the latencies leave them out", bad=True)
     if result["busy"] > BUSY:
-        text = "the load processes had no time to spare: try more of them (-p)"
+        text = "the load processes were at their limit: try more (-p)"
         screen.row("busy", text, bad=True)
     if histogram.total:
         _latencies(screen, histogram)
