@@ -155,7 +155,7 @@ def serve_and_stop_at(number):
 
     def stop_who_has_not_heard():
         # So it is where the server was not yet there, or was past its end.
-        if not ended.wait(0.05 * float(sys.argv[2])):
+        if not ended.wait(0.01 * float(sys.argv[2])):
             server.stop(drain=0)
 
     ended = threading.Event()
