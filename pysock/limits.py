@@ -136,20 +136,22 @@ class Seldom:
         self._kinds: dict[str, list[float]] = {}  # began, lines since, lines kept back
         self._guard = threading.Lock()
 
-    def log(self, level: int, text: str, *args: Any, exc_info: Any = None) -> None:
-        """Log a line, or count it; *text* before its arguments are in it is its kind."""
+    def log(
+        self, level: int, text: str, *args: Any, exc_info: Any = None, kind: str = ""
+    ) -> None:
+        """Log a line, or count it; *text* before its arguments, and *kind*, tell its kind."""
         if not self._logger.isEnabledFor(level):
             return
         now = time.monotonic()
         with self._guard:
-            kind = self._kinds.setdefault(text, [now, 0, 0])
-            if now - kind[0] >= 1.0:
-                kind[0], kind[1] = now, 0
-            kind[1] += 1
-            if kind[1] > self._most:
-                kind[2] += 1
+            counts = self._kinds.setdefault(text + kind, [now, 0, 0])
+            if now - counts[0] >= 1.0:
+                counts[0], counts[1] = now, 0
+            counts[1] += 1
+            if counts[1] > self._most:
+                counts[2] += 1
                 return
-            kept_back, kind[2] = int(kind[2]), 0
+            kept_back, counts[2] = int(counts[2]), 0
         if kept_back:
             text += " (%d more like this)"
             args = (*args, kept_back)

@@ -36,6 +36,10 @@ class Loader:
         if isinstance(handler, str):
             module, colon, name = handler.partition(":")
             parts = [*module.split("."), *name.split(".")]
+            if module.endswith(".py") and module[:-3].isidentifier():
+                raise ValueError(
+                    f"handler {handler!r} names a file: write {module[:-3]}:{name or 'handle'}"
+                )
             if not colon or not all(part.isidentifier() for part in parts):
                 raise ValueError(
                     f"handler {handler!r} is not of the form module:name, as in app:handle"

@@ -238,7 +238,7 @@ class Loop:
                 except RuntimeError:
                     time.sleep(0.001)  # it is just being started
             if thread.is_alive():
-                logger.warning("%s does not end: left behind", thread.name)
+                logger.warning("%s: its handler does not end, left behind", thread.name)
         while [connection for connection in self.served if not connection._end()]:
             if time.monotonic() >= end:
                 break  # whoever is in a call leaves it behind

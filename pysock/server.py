@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -209,7 +210,11 @@ class Server:
         The connection is closed afterwards; the server goes on.
         """
         self._seldom.log(
-            logging.ERROR, "handler failed for %s", format_peer(client_address), exc_info=True
+            logging.ERROR,
+            "handler failed for %s",
+            format_peer(client_address),
+            exc_info=True,
+            kind=type(sys.exception()).__name__,
         )
 
     def _tell_error(self, connection: Served) -> None:
@@ -345,7 +350,7 @@ class Server:
         self.server_close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {', '.join(map(str, self.addresses))}>"
+        return f"<{type(self).__name__.lstrip('_')} {', '.join(map(str, self.addresses))}>"
 
     @property
     def stopping(self) -> bool:

@@ -110,9 +110,18 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
 
 
 def wants_connection(handler: Callable[..., Any]) -> bool:
-    """Whether *handler* has a second parameter without a default."""
+    """Whether *handler* has a second parameter without a default.
+
+    Raises:
+        TypeError: it cannot be called with a message, or what comes out is no reply.
+    """
     import inspect
 
+    name = getattr(handler, "__qualname__", repr(handler))
+    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
+        raise TypeError(f"handler {name} is async: expected a plain function, it may block")
+    if isinstance(handler, type) and not issubclass(handler, bytes | bytearray):
+        raise TypeError(f"handler {name} is a class: derive it from pysock.Session")
     try:
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError):
@@ -121,6 +130,17 @@ def wants_connection(handler: Callable[..., Any]) -> bool:
         parameter
         for parameter in parameters
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.default is parameter.empty
     ]
-    return len(positional) >= 2
+    required = [each for each in positional if each.default is each.empty]
+    several = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    named = [
+        each.name
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY and each.default is each.empty
+    ]
+    if len(required) > 2 or named or not (positional or several):
+        raise TypeError(
+            f"handler {name}{inspect.signature(handler)} cannot be called with a message: "
+            "expected handler(message) or handler(message, connection)"
+        )
+    return len(required) == 2

@@ -318,3 +318,11 @@ def test_a_thousand_bad_clients_write_few_lines(caplog: pytest.LogCaptureFixture
                 sock.settimeout(5)
                 assert sock.recv(1) == b""
     assert 5 <= len(caplog.messages) <= 50
+
+
+def test_errors_of_different_kinds_are_all_told(caplog: pytest.LogCaptureFixture) -> None:
+    """One that repeats does not hide another with the same text."""
+    seldom = Seldom(logging.getLogger("seldom"), most=1)
+    for kind in ("ValueError", "ValueError", "OSError"):
+        seldom.log(logging.ERROR, "failed: %s", kind, kind=kind)
+    assert [record.args for record in caplog.records] == [("ValueError",), ("OSError",)]

@@ -458,3 +458,63 @@ def test_bad_arguments(
 ) -> None:
     with pytest.raises(error, match=match):
         pysock.Server(*arguments, **options)
+
+
+def no_parameters() -> bytes:
+    return b""
+
+
+def three_parameters(one: bytes, two: object, three: object) -> bytes:
+    return one
+
+
+def named_parameter(message: bytes, *, must: int) -> bytes:
+    return message
+
+
+async def coroutine(message: bytes) -> bytes:
+    return message
+
+
+class NoSession:
+    def __init__(self, message: bytes) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("handler", "text"),
+    [
+        (no_parameters, "cannot be called with a message"),
+        (three_parameters, "cannot be called with a message"),
+        (named_parameter, "cannot be called with a message"),
+        (coroutine, "is async"),
+        (NoSession, "derive it from pysock.Session"),
+        (b"bytes", "expected a function"),
+    ],
+)
+def test_handler_that_could_answer_nothing_is_refused(handler: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        pysock.Server("127.0.0.1:0", handler)
+
+
+@pytest.mark.parametrize(
+    "handler", [lambda *args: args[0], lambda message, more=1: message, bytes, bytes.strip]
+)
+def test_handler_may_take_more_than_it_is_given(handler: Any) -> None:
+    with (
+        pysock.Server("127.0.0.1:0", handler).start() as server,
+        pysock.Client(server.address, timeout=SOON) as client,
+    ):
+        assert client.request(b"a") == b"a"
+
+
+def test_iterable_of_something_else_is_told_as_what_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        pysock.Server("127.0.0.1:0", lambda message: [b"a", "b"]).start() as server,
+        pysock.Client(server.address, timeout=SOON) as client,
+    ):
+        client.send(b"x")
+        assert list(client) == [b"a"]
+    assert "iterable holds bytes or None, not str" in caplog.text

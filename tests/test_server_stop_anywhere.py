@@ -11,7 +11,7 @@ import pytest
 
 import pysock
 from conftest import TIME_FACTOR, unix
-from peers import run_python
+from peers import LONG, run_python
 
 SOON = 5 * TIME_FACTOR
 
@@ -153,14 +153,17 @@ def serve_and_stop_at(number):
                 server.stop(drain=0)
         return trace
 
-    def stop_who_has_not_heard():
-        # So it is where the server was not yet there, or was past its end.
-        if not ended.wait(0.01 * float(sys.argv[2])):
-            server.stop(drain=0)
+    def stop_who_only_waits():
+        # It has not heard, being not yet there; or has not come to that instruction,
+        # which then is one of those that end it.
+        seen = -1
+        while seen != count and not ended.wait(0.003):
+            seen = count
+        server.stop(drain=0)
 
     ended = threading.Event()
     server = pysock.Server("127.0.0.1:0", bytes.upper, workers=int(sys.argv[1]))
-    helper = threading.Thread(target=stop_who_has_not_heard)
+    helper = threading.Thread(target=stop_who_only_waits)
     helper.start()
     sys.settrace(trace)
     try:
@@ -172,20 +175,26 @@ def serve_and_stop_at(number):
     server.server_close()
     return stopped_in
 
-where, number = set(), 1
+where, number, step = set(), 1, int(sys.argv[2])
 while True:
     faulthandler.dump_traceback_later(10, exit=True)
     place = serve_and_stop_at(number)
     if place is None:
         break
     where.add(place)
-    number += 1
+    number += step
 faulthandler.cancel_dump_traceback_later()
 assert {"_serve_here", "__init__", "run", "__exit__", "_close_all"} <= where, where
 """
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_stop_in_the_serving_thread_at_every_instruction(workers: str) -> None:
+def test_stop_in_the_serving_thread_at_every_fifth_instruction(workers: str) -> None:
     """As a signal's handler calls it: each time the server comes to its end."""
-    run_python(ANYWHERE, workers, str(TIME_FACTOR))
+    run_python(ANYWHERE, workers, "5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_stop_in_the_serving_thread_at_every_instruction(workers: str) -> None:
+    run_python(ANYWHERE, workers, "1", within=10 * LONG)

@@ -9,6 +9,7 @@ when nothing could be served; 2 for a wrong command line.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import os
@@ -36,7 +37,8 @@ signals:
   SIGTERM, SIGINT  accept nothing more, finish what is under way (--drain), end; a second
                    one ends at once
   SIGHUP           replace the workers one by one with new ones, which import the module
-                   again; no client is refused meanwhile
+                   again; no client is refused, and each connection
+                   is closed when it is between two messages
 
 examples:
   pysock serve app:handle
@@ -197,13 +199,13 @@ def _announce(options: argparse.Namespace, server: Server) -> None:
     if sys.stderr is None:  # print() would take stdout instead
         return
     processes = f"{options.processes} process{'es' if options.processes > 1 else ''}"
-    print(
+    line = (
         f"pysock {__version__} serves {options.handler} on "
         f"{', '.join(map(str, server.addresses))} (pid {os.getpid()}, {processes}, "
-        f"workers: {server.workers})",
-        file=sys.stderr,
-        flush=True,
+        f"workers: {server.workers})"
     )
+    with contextlib.suppress(OSError):  # a log that nobody takes is no reason not to serve
+        print(line, file=sys.stderr, flush=True)
 
 
 def _log_to_stderr(level: str) -> None:
