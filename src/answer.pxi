@@ -176,7 +176,9 @@ cdef class _Responder(_Files):
             if reply is not None:
                 if not PyObject_CheckBuffer(reply):
                     raise TypeError(
-                        f"a handler's iterable holds bytes or None, not {type(reply).__name__}")
+                        "a handler's iterable holds bytes or None, "
+                        f"not {type(reply).__name__}"
+                    )
                 if not self.gather_reply(reply) or not self.let_go():
                     return False
         self.replying = None

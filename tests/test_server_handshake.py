@@ -402,6 +402,21 @@ def test_silent_clients_do_not_keep_others_out(handler: Any, count: int) -> None
         server.stop(drain=0)
 
 
+def test_many_clients_at_once_need_not_wait_for_a_place() -> None:
+    """As after the restart of a load balancer: their headers are there already."""
+    with contextlib.ExitStack() as stack, serving(backlog=1000) as server:
+        server.stop()
+        socks = [stack.enter_context(connected(server)) for _ in range(500)]
+        for sock in socks:
+            sock.sendall(V1 + frame(b"m"))
+        began = time.monotonic()
+        server.start()
+        for sock in socks:
+            told(sock, b"m", ("192.0.2.7", 4711))
+        assert time.monotonic() - began < PROMPT
+        assert server.stats["overdue"] == 0
+
+
 def test_silent_clients_hold_no_threads() -> None:
     with contextlib.ExitStack() as stack, serving(Tells) as server:
         before = threading.active_count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import subprocess
 import sys
@@ -236,13 +237,23 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
 """
 
 
-@pytest.mark.parametrize("workers", [0, 4])
-def test_client_faster_than_the_server_does_not_keep_it_from_ending(workers: int) -> None:
+class Floods(pysock.Session):
+    def handle(self) -> None:
+        for message in self.connection:
+            self.connection.send(message)
+
+
+@pytest.mark.parametrize(
+    ("handler", "workers"), [(bytes.upper, 0), (bytes.upper, 4), (Floods, 0)]
+)
+def test_client_faster_than_the_server_does_not_keep_it_from_ending(
+    handler: Any, workers: int
+) -> None:
     """There is always a full buffer more to read."""
-    with pysock.Server("127.0.0.1:0", bytes.upper, workers=workers).start() as server:
+    with pysock.Server("127.0.0.1:0", handler, workers=workers).start() as server:
         command = [sys.executable, "-P", "-c", FLOOD, str(server.server_address[1])]
         with subprocess.Popen(command) as process:
-            until(lambda: server.stats["messages_out"] > 100_000)
+            until(lambda: server.stats["messages_out"] > 50_000)
             began = time.monotonic()
             server.stop(drain=SOON)
             assert time.monotonic() - began < PROMPT
@@ -373,6 +384,24 @@ def test_stop_can_be_shortened_but_not_lengthened(gate: Gate) -> None:
             task.finish(DRAIN + PROMPT)
         assert time.monotonic() - began >= DRAIN
         gate.release.set()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("drain", [-1.0, 1e10, math.inf])
+def test_drain_of_any_length(drain: float, workers: int, gate: Gate) -> None:
+    limits: dict[str, Any] = {"idle_timeout": None, "send_timeout": None, "minimum_rate": None}
+    with pysock.Server("127.0.0.1:0", gate, workers=workers, **limits).start() as server:
+        with client(server) as peer, contextlib.suppress(EOFError, ConnectionError):
+            peer.send(b"block")
+            gate.wait()
+            stop = stopping(server, drain)
+            time.sleep(0.1)
+            gate.release.set()
+            assert list(peer) == [b"block"] or drain < 0
+        stop.finish()
+        server.start()  # and its listener is still open
+        with client(server) as peer:
+            assert peer.request(b"a") == b"a"
 
 
 # ------------------------------------------------------------ connection.stopping
