@@ -561,7 +561,7 @@ class _Crew:
         grace: float,
         rate: float,
         patience: float,
-        excused: float = 0,
+        excused: float = 0.0,
         held_up: bool = False,
     ) -> list[tuple[Any, int]]: ...
     def is_idle(self, stream: FrameStream) -> bool: ...
