@@ -40,6 +40,7 @@ class Admission:
         for listener in self._server._listeners:
             listener.watch = None  # what an earlier loop had is gone with it
         self.again_at = _NEVER  # when to try again, after a shortage
+        self._waits_for_place = False  # for a handshake
 
     def is_full(self) -> bool:
         """Whether there are `max_connections`."""
@@ -114,10 +115,18 @@ class Admission:
         self._log(logging.WARNING, text, pause, exc)
         self.again_at = now + pause
 
+    def place_is_free(self) -> None:
+        """Hear that a handshake has come to its end."""
+        if self._waits_for_place:
+            self._waits_for_place = False
+            self.again_at = 0.0
+            self._crew.call_at(0.0)
+
     def _place_for_handshake(self, now: float) -> bool:
         at = self._handshakes.room_at(now)
         if at > now:
             self.again_at = at
+            self._waits_for_place = True
             return False
         oldest = self._handshakes.oldest()
         if oldest is not None:

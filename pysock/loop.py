@@ -55,6 +55,7 @@ logger = logging.getLogger("pysock.server")
 
 _NEVER = float("inf")
 _SERVED, _FADING, _GREETING, _HELD = range(4)  # as in answer.pxi
+_LONGEST_WAIT = 86400.0  # what poll() takes has an end
 _FADING_TICK = 0.05  # how often a connection that is being closed is looked at
 _FIRST_REQUEST = 1.0  # what a client that has sent nothing yet gets when the server stops
 _CUT = 1.0  # what a thread gets to notice that its connection was cut
@@ -218,7 +219,7 @@ class Loop:
                 left = min(self._interval, _NEVER if left is None else left)
             with PollSelector() as selector:  # select() takes no descriptor above 1023
                 selector.register(self._wakee, EVENT_READ)
-                selector.select(left)
+                selector.select(None if left is None else min(left, _LONGEST_WAIT))
             self._woken()
             self._sweep_for_leader()
 
@@ -359,11 +360,11 @@ class Loop:
         if self._memory is not None:
             connection._share_memory(self._memory)
         self.server._counts["accepted"] += 1
-        if not self.served and self._interval is not None:
+        self.served.add(connection)
+        if len(self.served) == 1 and self._interval is not None:
             self._sweep_at = now + self._interval
             self._crew.call_at(self._sweep_at)
             self._poke()  # see _sweep_for_leader()
-        self.served.add(connection)
         self._crew.add(connection)
         if self._handshakes.needed:
             connection._stage = _GREETING
@@ -405,6 +406,7 @@ class Loop:
                 self._forget(connection)
                 return
             if ready:
+                self._admission.place_is_free()
                 self._begin(connection)
         elif connection._stage == _FADING:
             self._fade(connection)
@@ -472,7 +474,9 @@ class Loop:
             self.server._counts.update(counted(connection))
             self.served.discard(connection)
         self._fading.discard(connection)
-        self._handshakes.forget(connection)
+        if connection in self._handshakes:
+            self._handshakes.forget(connection)
+            self._admission.place_is_free()
         if not self._admission.open:
             self._crew.call_at(0.0)  # there is room for another one
 

@@ -318,6 +318,8 @@ class Server:
         Args:
             drain: seconds after which connections that are not done are cut.
         """
+        if drain != drain:
+            raise ValueError("drain is not a number, expected seconds")
         run = self._run
         if run is None:
             return

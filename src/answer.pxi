@@ -103,18 +103,6 @@ cdef class _Responder(_Files):
             else:
                 self.fail_receive(got)
 
-    cdef int aim_short(self, sock_iov *iov, int n) noexcept:
-        """Aim at the rest of the frame under way and no further, as far as it is known."""
-        cdef Py_ssize_t left = 1
-        if self.into != NULL:
-            if self.got < self.into_room:
-                return 1
-            left = self.head.drop - (self.end - self.start)
-        elif self.look() == PART:
-            left = self.head.total - (self.end - self.start)
-        iov_set(&iov[0], iov_base(&iov[0]), min(iov_len(&iov[0]), left))
-        return 1
-
     cdef bint take_sending(self) except -1:
         """Take the turn to send, unless another thread has it, which may be blocked."""
         if self.closed:

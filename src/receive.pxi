@@ -58,6 +58,7 @@ cdef class _Receiver(_Transport):
     cdef Py_ssize_t charged   # bytes for a large message, and
     cdef Py_ssize_t buffer_charged  # for a buffer that has grown
     cdef bint ended
+    cdef bint wound_up        # a receive was made after winding_up
     cdef long long messages_in
     cdef Py_ssize_t owed      # replies to requests that gave up waiting for them
 
@@ -158,12 +159,31 @@ cdef class _Receiver(_Transport):
             left = self.room - self.end if n == 0 else min(self.room - self.end, HEAD_ROOM)
             iov_set(&iov[n], self.buf + self.end, left)
             n += 1
+        if self.winding_up:
+            # What had come is received once more; then a frame that has begun, no further.
+            if self.wound_up:
+                return self.aim_short(iov, n)
+            self.wound_up = True
         return n
+
+    cdef int aim_short(self, sock_iov *iov, int n) noexcept:
+        """Aim at the rest of the frame under way and no further, as far as it is known."""
+        cdef Py_ssize_t left = 1
+        if self.into != NULL:
+            if self.got < self.into_room:
+                return 1
+            left = self.head.drop - (self.end - self.start)
+        elif self.look() == PART:
+            left = self.head.total - (self.end - self.start)
+        iov_set(&iov[0], iov_base(&iov[0]), min(iov_len(&iov[0]), left))
+        return 1
 
     cdef int fill(self, Deadline *until) except -1:
         """Receive once, waiting for it if need be; raise at the end of the stream."""
         cdef Py_ssize_t got
         self.inside = self.end > self.start
+        if self.wound_up and self.at_rest():
+            raise ConnectionClosed("the server is stopping")
         if not self.ended:
             if self.memory is not None:
                 self.wait_for_memory(until)
