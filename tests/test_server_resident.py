@@ -85,7 +85,7 @@ def test_large_lines_take_bounded_memory_too() -> None:
         tasks = [Task(send) for _ in range(12)]
         for task in tasks:
             task.finish(3 * LONG)
-        assert resident() - before < 48 * MIB, (resident() - before) / MIB
+        assert resident() - before < 8 * size, (resident() - before) / MIB
 
 
 COUNT = """
