@@ -19,8 +19,8 @@ from conftest import TIME_FACTOR
 from peers import LONG, until
 
 SOON = 5 * TIME_FACTOR
-IDLE = 0.2 * TIME_FACTOR
-GRACE = 0.2 * TIME_FACTOR
+IDLE = 0.15 * TIME_FACTOR
+GRACE = 0.15 * TIME_FACTOR
 
 
 def frame(message: bytes) -> bytes:
@@ -106,12 +106,12 @@ def test_connection_that_is_used_is_not_idle(handler: Any) -> None:
 class Works(pysock.Session):
     def handle(self) -> None:
         message = self.connection.recv()
-        time.sleep(4 * IDLE)
+        time.sleep(3 * IDLE)
         self.connection.send(message)
 
 
 def work(message: bytes) -> bytes:
-    time.sleep(4 * IDLE)
+    time.sleep(3 * IDLE)
     return message
 
 
@@ -185,7 +185,7 @@ def test_time_that_the_server_was_busy_is_not_the_clients(limit: str, workers: i
     def handler(message: bytes) -> bytes:
         if message == b"hold up":
             entered.set()
-            time.sleep(4 * IDLE)
+            time.sleep(3 * IDLE)
         return large if message == b"large" else message
 
     options: dict[str, Any] = {limit: (GRACE, 1e9) if limit == "minimum_rate" else IDLE}
@@ -219,12 +219,12 @@ def test_time_that_the_server_was_busy_is_not_the_clients(limit: str, workers: i
 
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("size", [2, 100_000])
-@pytest.mark.parametrize("came", ["nothing of the header", "the header", "a byte"])
+@pytest.mark.parametrize("came", ["part of the header", "a byte"])
 def test_frame_that_stops_is_cut(
     handler: Any, size: int, came: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """H04, H05, P09: with one line in the log, and others served meanwhile."""
-    count = {"nothing of the header": 3, "the header": 4, "a byte": 5}[came]
+    count = {"part of the header": 3, "a byte": 5}[came]
     with (
         pysock.Server("127.0.0.1:0", handler, minimum_rate=(GRACE, 1e6)).start() as server,
         connected(server) as sock,

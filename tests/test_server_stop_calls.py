@@ -184,7 +184,7 @@ def visit():
             assert list(peer) == []
 gc.set_threshold(5)
 with pysock.Server("127.0.0.1:0", handler, workers=8, linger=0).start() as server:
-    end = time.monotonic() + 3
+    end = time.monotonic() + 2
     threads = [threading.Thread(target=visit) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -111,7 +111,7 @@ def test_reader_that_is_slow_but_moves_is_not_cut(handler: Any, tmp_path: Path) 
         sluggish(server) as sock,
     ):
         sock.sendall(frame(b"large"))
-        end = time.monotonic() + 4 * limit
+        end = time.monotonic() + 2.5 * limit
         while time.monotonic() < end:
             assert sock.recv(8192) != b""
             time.sleep(0.03 * TIME_FACTOR)
@@ -241,7 +241,7 @@ def stay_silent(sock: socket.socket) -> None:
     time.sleep(3 * PATIENCE)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("workers", [0, 4])
 @pytest.mark.parametrize("act", [half_close, send_garbage, ask, stay_silent])
 def test_push_that_is_stuck_holds_nobody_else(
     act: Callable[[socket.socket], None], workers: int
