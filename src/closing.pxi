@@ -70,7 +70,7 @@ cdef class _Closer(_Responder):
             return True  # another thread is at it
         if self.go_on_ending():
             return True
-        if self.kind == SOCKET and self.ending:
+        if self.is_socket() and self.ending:
             sock_shutdown_both(self.reader)
         return False
 
@@ -94,7 +94,7 @@ cdef class _Closer(_Responder):
 
     def _cut(self):
         """End both directions at once; the thread that is in a call notices, and closes."""
-        if not self.closed and self.kind == SOCKET and self.born == forks:
+        if not self.closed and self.is_socket() and self.born == forks:
             sock_shutdown_both(self.reader)
             self._wind_up()
 
@@ -111,10 +111,12 @@ cdef class _Closer(_Responder):
             return -1
         try:
             if not self.try_flush():
-                return SOCK_WRITE
-            if self.kind != SOCKET or self.out_file is not None:
+                return self.waits_for(SOCK_WRITE)
+            if not self.is_socket() or self.out_file is not None:
                 return 0
             if not self.faded:
+                if self.crypt is not None and not self.crypt.say_goodbye():
+                    return SOCK_WRITE
                 self.faded = True
                 if self.discard() or sock_shutdown_write(self.writer) < 0:
                     return 0
@@ -165,6 +167,8 @@ cdef class _Closer(_Responder):
             self.drop_buffer()
             self.drop_partial()
             self.release_wake()
+            if self.crypt is not None:
+                self.crypt.fd = SOCK_BAD
             sock, self.sock = self.sock, _closed
             sock.close()
         return 0
@@ -180,8 +184,11 @@ cdef class _Closer(_Responder):
         while not self.send_error and self.tail_end > self.tail_start:
             if self.flush_for(end) <= 0:
                 return 0
-        if self.kind != SOCKET:
+        if not self.is_socket():
             return 0
+        if self.crypt is not None and not self.send_error and self.out_file is None:
+            while not self.crypt.say_goodbye() and self.wait_for_room(end):
+                pass
         self.discard()
         if (
             self.send_error or self.out_file is not None
@@ -211,18 +218,21 @@ cdef class _Closer(_Responder):
 
     cdef int flush_for(self, double end) except -1:
         """Send some of the tail before *end*; return 1, or 0 when there is no point."""
-        cdef double left
-        cdef int ready
         try:
             if self.try_flush():
                 return 1
-        except OSError:
+        except (OSError, Error):
             return 0
-        left = end - sock_now()
+        return self.wait_for_room(end)
+
+    cdef int wait_for_room(self, double end) except -1:
+        """Wait until the peer takes more, and *end* at most; return whether it may."""
+        cdef double left = end - sock_now()
+        cdef int ready, real = self.waits_for(SOCK_WRITE)
         if left <= 0:
             return 0
         with nogil:
-            ready = sock_poll(self.reader, self.writer, SOCK_WRITE, SOCK_BAD, left)
+            ready = sock_poll(self.reader, self.writer, real, SOCK_BAD, left)
         PyErr_CheckSignals()
         return ready > 0 or sock_intr(ready)
 
@@ -265,7 +275,7 @@ cdef class _Closer(_Responder):
     def _is_lost(self):
         return self.is_lost()
 
-    def _renew(self, sock):
+    def _renew(self, sock, _Tls tls=None):
         """Go on with *sock*, as a new connection; what the old one held is dropped."""
         self.renewing = True
         if self.can_wake:
@@ -286,7 +296,7 @@ cdef class _Closer(_Responder):
             self.ended = self.lost = self.inside = False
             old, self.sock = self.sock, _closed
             old.close()
-            self.attach(sock, self.limit, self.spinning)
+            self.attach(sock, self.limit, self.spinning, tls)
         finally:
             self.leave(&self.sending)
             self.leave(&self.receiving)

@@ -455,11 +455,11 @@ cdef class _Crew:
             return 0
         try:
             if end == TURN_BLOCKED:
-                self.set_parked(stream, SOCK_WRITE)
+                self.set_parked(stream, stream.waits_for(SOCK_WRITE))
             elif end == TURN_STARVED or end == TURN_TAKEN:
                 self.set_parked(stream, 0)
             else:
-                self.set_parked(stream, SOCK_READ)
+                self.set_parked(stream, stream.waits_for(SOCK_READ))
         except OSError as exc:
             self.server._cannot_park(stream, exc)
             return 0
@@ -478,9 +478,9 @@ cdef class _Crew:
         cdef int want = 0
         cdef int result
         if end == TURN_IDLE and not stream.closed and not self.draining:
-            want = SOCK_READ
+            want = stream.waits_for(SOCK_READ)
         elif end == TURN_BLOCKED and not stream.closed:
-            want = SOCK_WRITE
+            want = stream.waits_for(SOCK_WRITE)
         else:
             stream.queued = True  # nobody else deals with it
         PyThread_acquire_lock(self.guard, 1)

@@ -16,6 +16,7 @@ The parts of this one module, each built on those before it:
     decoder.pxi     Decoder
     turns.pxi       one thread at a time
     memory.pxi      how much the frames of a server's connections may take
+    tls.pxi         records on top of a socket
     transport.pxi   bytes over a socket: deadlines, waiting, waking
     receive.pxi     the receiving half of a stream
     send.pxi        the sending half
@@ -32,6 +33,7 @@ import errno
 import io
 import os
 import stat
+import sys
 import threading
 import warnings
 from operator import index as operator_index
@@ -40,7 +42,9 @@ cimport cython
 from libc.stdint cimport uint64_t, uintptr_t
 
 from pysock.errors import (
+    AuthenticationError,
     ConnectionClosed,
+    Error,
     FrameTooLarge,
     FramingError,
     IncompleteFrame,
@@ -68,6 +72,7 @@ cdef extern from "sockio.h" nogil:
     double sock_now()
     int sock_prepare(sock_t fd)
     Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n)
+    Py_ssize_t sock_peek(sock_t fd)
     Py_ssize_t sock_recv_waiting(sock_t fd, sock_iov *iov, int n)
     Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n)
     Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py_ssize_t n)
@@ -128,6 +133,7 @@ include "outgoing.pxi"
 include "decoder.pxi"
 include "turns.pxi"
 include "memory.pxi"
+include "tls.pxi"
 include "transport.pxi"
 include "receive.pxi"
 include "send.pxi"

@@ -194,7 +194,7 @@ cdef class _Receiver(_Transport):
         self.spread(got)
         return 0
 
-    cdef void spread(self, Py_ssize_t got) noexcept:
+    cdef int spread(self, Py_ssize_t got) except -1:
         """Account for *got* bytes that went where aim() had said."""
         cdef Py_ssize_t direct = 0
         if self.into != NULL:
@@ -202,6 +202,9 @@ cdef class _Receiver(_Transport):
             self.got += direct
         self.end += got - direct
         self.rest()
+        if self.crypt is not None and self.crypt.interruption is not None:
+            self.crypt.raise_interruption()
+        return 0
 
     cdef int raise_ended(self) except -1:
         """Raise what the end of the stream means at this point."""
@@ -219,6 +222,8 @@ cdef class _Receiver(_Transport):
             raise IncompleteFrame(
                 self.head.total - self.head.drop - self.file_left + n, self.head.total)
         if n == 0:
+            if self.crypt is not None and self.crypt.ragged:
+                raise IncompleteFrame(0, None)
             raise ConnectionClosed()
         if self.look() == PART:
             expected = self.head.total

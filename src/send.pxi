@@ -154,7 +154,7 @@ cdef class _Sender(_Receiver):
         if out.total <= SMALL:
             copy_frame(out, small)
             iov_set(&iov[1], small, out.total)
-            if self.tail_end == self.tail_start and self.kind != FOREIGN:
+            if self.tail_end == self.tail_start and self.kind != FOREIGN and self.crypt is None:
                 # Nearly always it goes at once, and there is nothing to clean up.
                 sent = self.try_send(&iov[1], 1, until)
                 if sent == out.total:
@@ -177,7 +177,7 @@ cdef class _Sender(_Receiver):
         cdef Py_ssize_t sent
         if self.tail_end == self.tail_start:
             return 0
-        if self.kind == SOCKET:
+        if self.is_socket():
             # Nearly always it goes at once, and there is nothing to clean up.
             iov_set(&iov[0], self.tail + self.tail_start, self.tail_end - self.tail_start)
             sent = self.try_send(iov, 1, until)
@@ -220,6 +220,17 @@ cdef class _Sender(_Receiver):
         if self.out_file is not None:
             raise FramingError(
                 "sendfile() stopped inside a frame: call it again with the same file")
+        return 0
+
+    cdef int hear_why(self) except -1:
+        cdef size_t me = PyThread_get_thread_ident()
+        cdef bint mine = self.receiving.owner == me
+        if mine or owner_take(&self.receiving.owner, me):
+            try:
+                self.advance()
+            finally:
+                if not mine:
+                    self.leave(&self.receiving)
         return 0
 
     # ------------------------------------------------------------ batches

@@ -55,6 +55,14 @@ static inline Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n) {
     return (Py_ssize_t)got;
 }
 
+static inline Py_ssize_t sock_peek(sock_t fd) {
+    char c;
+    WSABUF one = {1, &c};
+    DWORD got = 0, flags = MSG_PEEK;
+    if (WSARecv(fd, &one, 1, &got, &flags, NULL, NULL)) return -WSAGetLastError();
+    return (Py_ssize_t)got;
+}
+
 /* Here every socket is non-blocking: this one does not wait either. */
 static inline Py_ssize_t sock_recv_waiting(sock_t fd, sock_iov *iov, int n) {
     return sock_recv(fd, iov, n);
@@ -234,6 +242,13 @@ static inline Py_ssize_t sock_recv_flags(sock_t fd, sock_iov *iov, int n, int fl
 /* MSG_DONTWAIT, because O_NONBLOCK belongs to all who share the socket. */
 static inline Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n) {
     return sock_recv_flags(fd, iov, n, MSG_DONTWAIT);
+}
+
+/* Whether there is something to receive: 1, 0 at the end, or the negative error. */
+static inline Py_ssize_t sock_peek(sock_t fd) {
+    char c;
+    ssize_t r = recv(fd, &c, 1, MSG_DONTWAIT | MSG_PEEK);
+    return r < 0 ? -errno : r;
 }
 
 /* Sleeps where the socket is a blocking one. */

@@ -16,14 +16,19 @@ cdef class FrameStream(_Closer):
     take turns.  A timeout is a deadline for the whole call and loses nothing.
     """
 
-    def __init__(self, sock, Format framing not None=_default, *, timeout=None, spin=0.0):
+    def __init__(
+        self, sock, Format framing not None=_default, *, timeout=None, spin=0.0,
+        _Tls _tls=None,
+    ):
         if self.sock is not None:
             raise RuntimeError("a stream is set up once")
         if isinstance(sock, int):
             raise TypeError("expected a socket, not a number: see from_fds()")
         if not spin >= 0:
             raise ValueError(f"spin is {spin}, expected seconds of 0 or more")
-        self.attach(sock, seconds_or_none(timeout), spin)
+        if _tls is None and is_tls(sock):
+            _tls = _Tls(sock)
+        self.attach(sock, seconds_or_none(timeout), spin, _tls)
         self.format = framing
         self.owner = True
 
@@ -133,6 +138,14 @@ cdef class FrameStream(_Closer):
     def socket(self):
         """The socket, or what else the stream was made from; it stays the stream's."""
         return self.sock
+
+    @property
+    def tls(self):
+        """The `ssl.SSLObject`, or the `ssl.SSLSocket`, in between; None without TLS.
+
+        Only for questions, such as `getpeercert()`: the data is the stream's.
+        """
+        return None if self.crypt is None else self.crypt.object
 
     def fileno(self):
         """Return the descriptor that is read from, -1 once closed."""
@@ -484,6 +497,10 @@ cdef class FrameStream(_Closer):
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.sending, &until)
         try:
+            if self.crypt is not None and how != _socket.SHUT_RDWR:
+                raise io.UnsupportedOperation(
+                    "TLS has no end of one direction: send a message that says so, "
+                    "or close()")
             if how != _socket.SHUT_RD:
                 self.begin_send(&until)
             if isinstance(self.sock, _Descriptors):
@@ -492,7 +509,9 @@ cdef class FrameStream(_Closer):
                     self.writer = SOCK_BAD
                     self.sock.close_writer()
             else:
-                self.sock.shutdown(how)
+                if self.crypt is not None:
+                    self.crypt.say_goodbye()
+                _socket.socket.shutdown(self.sock, how)
         finally:
             self.leave_sending()
 
@@ -515,6 +534,9 @@ cdef class FrameStream(_Closer):
                     raise RuntimeError(f"{self.unsent} bytes are unsent: call flush() first")
                 if self.file is not None:
                     raise RuntimeError("recvfile() has stopped inside a frame")
+                if self.kind == ENCRYPTED and not is_tls(self.sock):
+                    raise io.UnsupportedOperation(
+                        "the socket carries TLS, which only this connection can read")
                 if self.pending and not leftover:
                     raise RuntimeError(
                         f"{self.pending} bytes have been read ahead: "

@@ -17,6 +17,7 @@ cdef extern from "Python.h":
 
 cdef enum Kind_of_end:
     SOCKET
+    ENCRYPTED                 # a socket, with TLS in between
     PIPE
     FOREIGN
 
@@ -128,6 +129,7 @@ cdef class _Transport:
     cdef object sock
     cdef object settle        # a foreign object's settimeout, or None
     cdef Kind_of_end kind
+    cdef _Tls crypt           # where the kind is ENCRYPTED
     cdef sock_t reader
     cdef sock_t writer
     cdef bint nonblocking     # a socket that has been seen not to block
@@ -153,7 +155,7 @@ cdef class _Transport:
     cdef unsigned int born    # how many forks there had been
     cdef long long calls_in, waits_in, calls_out, waits_out, bytes_in, bytes_out
 
-    cdef int attach(self, sock, double limit, double spin) except -1:
+    cdef int attach(self, sock, double limit, double spin, _Tls tls=None) except -1:
         """Take up *sock*: a socket, _Descriptors, a descriptor or a foreign object."""
         self.limit = limit
         self.patience_in = self.patience_out = NO_LIMIT
@@ -161,7 +163,11 @@ cdef class _Transport:
         self.born = forks
         self.reader = self.writer = SOCK_BAD
         self.kind = SOCKET
-        if isinstance(sock, _Descriptors):
+        self.crypt = tls
+        if tls is not None:
+            self.kind = ENCRYPTED
+            self.reader = self.writer = tls.fd
+        elif isinstance(sock, _Descriptors):
             self.use_descriptors(sock.reader, sock.writer)
         elif isinstance(sock, int):
             self.use_descriptors(sock, sock)
@@ -202,6 +208,9 @@ cdef class _Transport:
             self.can_wake = False
             wake_close(&self.wake)
 
+    cdef bint is_socket(self) noexcept:
+        return self.kind == SOCKET or self.kind == ENCRYPTED
+
     # ------------------------------------------------------------ turns
 
     cdef int enter(self, Turn *turn, Deadline *until) except -1:
@@ -233,14 +242,30 @@ cdef class _Transport:
         """Raise the error of a direction that has failed, now and at every later call."""
         self.receive_error = <int>error
         self.lost = True
-        sock_raise(error)
+        self.raise_error(error)
         return 0
 
     cdef int fail_send(self, Py_ssize_t error) except -1:
         self.send_error = <int>error
         self.lost = True
+        if self.crypt is not None and self.crypt.failure is None:
+            self.hear_why()
+        self.raise_error(error)
+        return 0
+
+    cdef int raise_error(self, Py_ssize_t error) except -1:
+        if self.crypt is not None:
+            self.crypt.raise_error(error)
         sock_raise(error)
         return 0
+
+    cdef int hear_why(self) except -1:
+        """Look for a last word of the peer's, which would tell more than a broken pipe."""
+        return 0
+
+    cdef int waits_for(self, int want) noexcept:
+        """What the poller is to wait for until *want* can be done."""
+        return want if self.crypt is None else self.crypt.waits_for(want)
 
     cdef int reconnect(self, Deadline *until) except -1:
         """Let a client that connects itself do so again: see Client."""
@@ -333,6 +358,7 @@ cdef class _Transport:
         A connection that is closed by another thread wakes the sleeper.
         """
         cdef double left, rest, began = 0
+        cdef int real
         cdef double patience = self.patience_out if want & SOCK_WRITE else self.patience_in
         cdef int ready
         cdef sock_t wake
@@ -362,12 +388,13 @@ cdef class _Transport:
                 # The descriptor has been used up for saying so: look at `closed` instead.
                 wake = SOCK_BAD
                 left = WINDING_UP_TICK if left < 0 else min(left, WINDING_UP_TICK)
+            real = self.waits_for(want)
             self.waiting_for |= want  # another thread may wait for the other direction
             with nogil:
-                ready = sock_poll(self.reader, self.writer, want, wake, left)
+                ready = sock_poll(self.reader, self.writer, real, wake, left)
             self.waiting_for &= ~want
             if ready > 0 and not ready & SOCK_WOKEN and not self.closed:
-                return ready
+                return ready if real == want else want
             if ready < 0 and not sock_intr(ready):
                 sock_raise(ready)
             PyErr_CheckSignals()
@@ -388,6 +415,8 @@ cdef class _Transport:
             else:
                 with nogil:
                     got = sock_recv(self.reader, iov, n)
+        elif self.kind == ENCRYPTED:
+            got = self.crypt.receive(iov, n)
         elif self.kind == PIPE:
             got = pipe_read(self.reader, iov_base(&iov[0]), size, self.reader_nonblocking)
         else:
@@ -413,7 +442,7 @@ cdef class _Transport:
         while True:
             n = self.aim(iov)
             got = self.try_receive(iov, n, until)
-            if sock_again(got) and self.spinning > 0 and self.kind == SOCKET:
+            if sock_again(got) and self.spinning > 0 and self.is_socket():
                 got = self.spin(iov, n, until)
             if got >= 0:
                 return got
@@ -459,12 +488,13 @@ cdef class _Transport:
         cdef double left = self.remaining(until)
         cdef double end, slice_end
         cdef long long tries = 0
+        cdef bint peek = self.crypt is not None
         end = sock_now() + (self.spinning if left < 0 else min(left, self.spinning))
         while True:
             with nogil:
                 slice_end = min(end, sock_now() + SPIN_SLICE)
                 while True:
-                    got = sock_recv(self.reader, iov, n)
+                    got = sock_peek(self.reader) if peek else sock_recv(self.reader, iov, n)
                     tries += 1
                     if not sock_again(got) or self.closed or sock_now() >= slice_end:
                         break
@@ -473,6 +503,8 @@ cdef class _Transport:
                 break
             PyErr_CheckSignals()
         self.calls_in += tries
+        if peek and not sock_again(got):
+            return self.try_receive(iov, n, until)
         if got > 0:
             self.bytes_in += got
         return got
@@ -491,6 +523,8 @@ cdef class _Transport:
             else:
                 with nogil:
                     sent = sock_send(self.writer, iov, n)
+        elif self.kind == ENCRYPTED:
+            sent = self.crypt.send(iov, n)
         elif self.kind == PIPE:
             sent = pipe_write(
                 self.writer, iov_base(&iov[0]), iov_len(&iov[0]), self.writer_nonblocking)

@@ -22,7 +22,9 @@ import pytest
 
 from conftest import TIME_FACTOR, ipv6, unix
 from pysock import Connection
+from pysock.address import connect
 from pysock.framing import Format, LengthField
+from tls_ends import TlsEnd, tls_ends
 
 SHORT = 0.02 * TIME_FACTOR  # a timeout that is meant to pass
 PROMPT = 2 * TIME_FACTOR  # "at once", on a busy machine
@@ -30,7 +32,8 @@ LONG = 10 * TIME_FACTOR  # nothing takes this long unless it hangs
 
 SOCKETS = ["tcp4", pytest.param("tcp6", marks=ipv6), pytest.param("unix", marks=unix)]
 PAIRED = ["socketpair"]
-TRANSPORTS = [*SOCKETS, *PAIRED, "pipes", "foreign"]
+ENCRYPTED = ["tls", "sslsocket"]
+TRANSPORTS = [*SOCKETS, *PAIRED, *ENCRYPTED, "pipes", "foreign"]
 
 
 class Foreign:
@@ -157,7 +160,7 @@ class PipeEnd:
         self._fds = []
 
 
-End = SocketEnd | PipeEnd
+End = SocketEnd | PipeEnd | TlsEnd
 
 
 def reset(end: SocketEnd) -> None:
@@ -175,7 +178,7 @@ def _sockets(
     kind: str, folder: Path, smallest: bool = False
 ) -> tuple[socket.socket, socket.socket]:
     """Two connected sockets; TCP needs to know of small buffers before it connects."""
-    if kind in ("socketpair", "foreign"):
+    if kind in ("socketpair", "foreign", *ENCRYPTED):
         pair = socket.socketpair()
         if smallest:
             for sock in pair:
@@ -211,7 +214,10 @@ def linked(kind: str, folder: Path, smallest: bool = False) -> Iterator[tuple[An
         ends = PipeEnd(here, to_there), PipeEnd(there, to_here)
     else:
         near, far = _sockets(kind, folder, smallest)
-        ends = SocketEnd(near, kind == "foreign"), SocketEnd(far, kind == "foreign")
+        if kind in ENCRYPTED:
+            ends = tls_ends(near, far, foreign=kind == "sslsocket")
+        else:
+            ends = SocketEnd(near, kind == "foreign"), SocketEnd(far, kind == "foreign")
     try:
         yield ends
     finally:
@@ -226,28 +232,35 @@ def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, 
         yield both
 
 
-@pytest.fixture(params=["tcp4", "socketpair", "pipes", "foreign"])
+@pytest.fixture(params=["tcp4", "socketpair", "tls", "pipes", "foreign"])
 def tight_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """Two ends with the smallest buffers between them."""
     with linked(request.param, tmp_path, smallest=True) as both:
         yield both
 
 
-@pytest.fixture(params=["socketpair", "pipes", "foreign"])
+@pytest.fixture(params=["socketpair", "tls", "pipes", "foreign"])
 def few_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """Two ends over one transport for each way that the code takes."""
     with linked(request.param, tmp_path) as both:
         yield both
 
 
-@pytest.fixture(params=[*SOCKETS, *PAIRED, "pipes"])
+@pytest.fixture(params=[*SOCKETS, *PAIRED, *ENCRYPTED, "pipes"])
 def own_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """Two ends over every transport that pysock waits for itself."""
     with linked(request.param, tmp_path) as both:
         yield both
 
 
-@pytest.fixture(params=["socketpair", "pipes"])
+@pytest.fixture(params=[*SOCKETS, *PAIRED, "pipes"])
+def bare_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """The same without TLS, which has no half-close and does not hand a socket over."""
+    with linked(request.param, tmp_path) as both:
+        yield both
+
+
+@pytest.fixture(params=["socketpair", "tls", "pipes"])
 def few_own_ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """The same for tests that have many cases besides."""
     with linked(request.param, tmp_path) as both:
@@ -271,6 +284,17 @@ def tcp_ends(tmp_path: Path) -> Iterator[tuple[Any, Any]]:
 def paired_ends(tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     with linked("socketpair", tmp_path) as both:
         yield both
+
+
+def reaches(sockaddr: Any, listener: socket.socket) -> bool:
+    """Whether what a client sends to *sockaddr* comes to *listener*."""
+    listener.settimeout(LONG)
+    with connect(sockaddr, LONG) as client:
+        served, _ = listener.accept()
+        with served:
+            client.sendall(b"x")
+            served.settimeout(LONG)
+            return served.recv(99) == b"x"
 
 
 # ------------------------------------------------------------ helping threads

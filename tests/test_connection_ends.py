@@ -26,6 +26,7 @@ from pysock.framing import (
 )
 
 ends, own_ends, socket_ends = peers.ends, peers.own_ends, peers.socket_ends
+bare_ends = peers.bare_ends
 paired_ends, tcp_ends, receive = peers.paired_ends, peers.tcp_ends, peers.receive
 
 FIELD = LengthField()
@@ -130,9 +131,9 @@ def test_half_close_by_the_peer_leaves_the_other_direction(ends):
         assert peer.read(4 + (1 << 20)) == FIELD.encode(pattern(1 << 20))
 
 
-def test_half_close_of_our_own_still_receives(own_ends):
+def test_half_close_of_our_own_still_receives(bare_ends):
     """D07"""
-    conn, peer = own_ends[0].connection(), own_ends[1]
+    conn, peer = bare_ends[0].connection(), bare_ends[1]
     conn.send(b"question")
     conn.shutdown(socket.SHUT_WR)
     assert peer.read_all() == FIELD.encode(b"question")
@@ -142,8 +143,8 @@ def test_half_close_of_our_own_still_receives(own_ends):
         conn.send(b"more")
 
 
-def test_half_close_sends_first_what_is_unsent(own_ends):
-    conn, peer = own_ends[0].connection(), own_ends[1]
+def test_half_close_sends_first_what_is_unsent(bare_ends):
+    conn, peer = bare_ends[0].connection(), bare_ends[1]
     size = peers.stuff(conn)
     with background(peer.read_all) as everything:
         conn.shutdown(socket.SHUT_WR)
@@ -385,6 +386,6 @@ def test_framing_set_while_a_sender_waits_for_its_turn(own_ends):
     second.finish()
     # Which format it has is a matter of moments, but all of it has the same.
     due = {Netstring().encode(b"second"), conn.framing.encode(b"second")}
-    conn.shutdown(socket.SHUT_WR)
-    assert peer.read_all() in due
+    with background(conn.close):
+        assert peer.read_all() in due
     assert framings

@@ -30,6 +30,7 @@ from pysock.framing import (
 )
 
 ends, own_ends, socket_ends = peers.ends, peers.own_ends, peers.socket_ends
+bare_ends = peers.bare_ends
 paired_ends, tcp_ends = peers.paired_ends, peers.tcp_ends
 
 FIELD = LengthField()
@@ -132,8 +133,8 @@ def test_timeout_of_the_socket_is_ignored(tmp_path, transport, timeout):
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_o_nonblock_stays_as_it_was(own_ends, blocking):
-    conn, peer = own_ends[0].connection(timeout=SHORT), own_ends[1]
+def test_o_nonblock_stays_as_it_was(bare_ends, blocking):
+    conn, peer = bare_ends[0].connection(timeout=SHORT), bare_ends[1]
     fds = {conn.fileno(), getattr(conn.socket, "writer", conn.fileno())}
     for fd in fds:
         os.set_blocking(fd, blocking)
@@ -280,8 +281,8 @@ def test_detached_socket_is_the_callers(socket_ends):
     assert sock.recv(1) == b"y"
 
 
-def test_detach_raises_while_something_is_pending_or_unsent(own_ends):
-    conn, peer = own_ends[0].connection(), own_ends[1]
+def test_detach_raises_while_something_is_pending_or_unsent(bare_ends):
+    conn, peer = bare_ends[0].connection(), bare_ends[1]
     peer.write(FIELD.encode(b"one") + FIELD.encode(b"two"))
     assert conn.recv() == b"one"
     with pytest.raises(RuntimeError, match="read ahead"):

@@ -103,7 +103,7 @@ def test_request_many_against_a_peer_that_answers_inside_the_message(own_ends):
     serving = Task(answer_at_once, own_ends[1])
     messages = [pattern(size) for size in (1 << 20, 10, 1 << 21, 0)]
     assert conn.request_many(messages) == messages
-    conn.shutdown(1)
+    conn.close()
     serving.finish()
 
 
@@ -111,7 +111,7 @@ def test_request_against_a_peer_that_answers_inside_the_message(own_ends):
     conn = own_ends[0].connection(timeout=2 * PROMPT)
     serving = Task(answer_at_once, own_ends[1])
     assert conn.request(pattern(1 << 22)) == pattern(1 << 22)
-    conn.shutdown(1)
+    conn.close()
     serving.finish()
 
 

@@ -1,0 +1,488 @@
+# TLS between a stream and its socket.  OpenSSL only turns bytes into records and back, in
+# memory; the system calls are ours, so that deadlines, signals and SIGPIPE are as without
+# it.  An SSLSocket that somebody else made is used as it is, non-blocking.
+#
+# Two threads inside one TLS object at a time crash the interpreter, so they take turns,
+# and nobody waits for the network in his turn.
+
+
+cdef enum:
+    RECORD = 16 * 1024        # bytes of the longest record
+    RECORDS = 4               # in one system call
+    FED = RECORD + 512        # handed to OpenSSL at a time: its memory never shrinks
+
+
+# A peer that will not have our certificate, or wants one, says so in an alert that comes
+# after the handshake has succeeded here (RFC 8446, 4.4.2.4 and 6.2).
+cdef frozenset _REFUSALS = frozenset([
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+    "TLSV1_ALERT_ACCESS_DENIED",
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+])
+
+
+cdef bint is_tls(sock):
+    """Whether *sock* is an SSLSocket; without importing ssl for it."""
+    ssl = sys.modules.get("ssl")
+    return ssl is not None and isinstance(sock, ssl.SSLSocket)
+
+
+cdef class _Tls:
+    """One connection's TLS.
+
+    Args:
+        sock: the plain socket below, whose descriptor is used; or an SSLSocket.
+        context: an `ssl.SSLContext`, None with an SSLSocket.
+        server_side: whether this end is the server.
+        server_hostname: the name that the server's certificate is to have, or None.
+    """
+
+    cdef readonly object object  # the SSLObject, or the SSLSocket
+    cdef object incoming      # its memory for records, None with an SSLSocket
+    cdef object outgoing
+    cdef object ssl           # the module
+    cdef sock_t fd
+    cdef Turn turn
+    cdef char *raw            # received and not handed to OpenSSL; NULL while empty
+    cdef Py_ssize_t raw_start
+    cdef Py_ssize_t raw_end
+    cdef bint fed             # OpenSSL may have something to read
+    cdef bint drained         # the last receive took all that there was
+    cdef int late             # an error that came behind bytes
+    cdef list records         # on their way out
+    cdef Py_ssize_t record_start  # of the first one
+    cdef Py_ssize_t pledged   # bytes that are in them, and not counted as sent yet
+    cdef object failure       # what has ended it
+    cdef object interruption  # what a signal's handler raised, behind bytes
+    cdef readonly bint ragged  # the stream ended without a close_notify
+    cdef int in_wants         # what a receive, or a send, that would block waits for
+    cdef int out_wants
+
+    def __cinit__(self, sock, context=None, server_side=False, server_hostname=None):
+        import ssl
+        make_turn(&self.turn)
+        self.ssl = ssl
+        self.records = []
+        self.fd = sock.fileno()
+        self.fed = True
+        self.in_wants = SOCK_READ
+        self.out_wants = SOCK_WRITE
+        if context is None:
+            sock.setblocking(False)
+            sock.suppress_ragged_eofs = False  # they would look like a clean end
+            self.object = sock
+        else:
+            self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self.object = context.wrap_bio(
+                self.incoming, self.outgoing, server_side, server_hostname)
+
+    def __dealloc__(self):
+        self.drop_raw()
+        free_turn(&self.turn)
+
+    cdef void drop_raw(self) noexcept:
+        if self.raw != NULL:
+            spare_give(self.raw)
+            self.raw = NULL
+        self.raw_start = self.raw_end = 0
+
+    cdef int take(self) except -1:
+        cdef size_t me = PyThread_get_thread_ident()
+        if owner_take(&self.turn.owner, me):
+            return 0
+        if self.turn.owner == me:
+            raise RuntimeError(
+                "this thread is in the middle of such a call on this connection")
+        atomic_add(&self.turn.waiting, 1)
+        while not owner_take(&self.turn.owner, me):
+            pass_gate(&self.turn, -1.0)
+        atomic_add(&self.turn.waiting, -1)
+        return 0
+
+    cdef void give(self) noexcept:
+        owner_drop(&self.turn.owner)
+        open_gate(&self.turn)
+
+    cdef int waits_for(self, int want) noexcept:
+        """What to wait for until *want* can be done: they differ in the midst of a record."""
+        cdef int real = 0
+        if want & SOCK_READ:
+            real |= self.in_wants
+        if want & SOCK_WRITE:
+            real |= self.out_wants
+        return real
+
+    cdef int fail(self, exc) except -1:
+        """Keep what has ended the stream; the alert that tells the peer goes, if it can."""
+        if exc.reason in _REFUSALS:
+            refused = AuthenticationError(f"the peer refused this end's certificate: {exc}")
+            refused.__cause__ = exc
+            exc = refused
+        self.failure = exc
+        self.flush()
+        return -errno.EPROTO
+
+    # ------------------------------------------------------------ receiving
+
+    cdef Py_ssize_t receive(self, sock_iov *iov, int n) except? -1:
+        """Decrypt what has come, until the pieces are full; as `sock_recv`."""
+        cdef Py_ssize_t total = 0, got, done
+        cdef int i
+        self.take()
+        try:
+            self.drained = False
+            self.in_wants = SOCK_READ
+            for i in range(n):
+                done = 0
+                while done < iov_len(&iov[i]):
+                    got = self.decrypt(iov_base(&iov[i]) + done, iov_len(&iov[i]) - done)
+                    if got <= 0:
+                        if self.interruption is not None and total == 0:
+                            self.raise_interruption()
+                        if total and got < 0 and not sock_again(got):
+                            self.late = <int>got
+                        return total or got
+                    done += got
+                    total += got
+                    if self.interruption is not None:
+                        return total
+            return total
+        finally:
+            if self.raw_start == self.raw_end:
+                self.drop_raw()
+            if self.outgoing is not None and (self.records or self.outgoing.pending):
+                if sock_again(self.flush()):
+                    self.in_wants = SOCK_READ | SOCK_WRITE
+            self.give()
+
+    cdef Py_ssize_t decrypt(self, char *p, Py_ssize_t n) except? -1:
+        """Decrypt at least a byte out of what has come, or say why not."""
+        cdef Py_ssize_t got
+        if self.late:
+            got, self.late = self.late, 0
+            return got
+        while True:
+            if self.fed:
+                got = self.read(p, n)
+                if not sock_again(got) or self.incoming is None:
+                    return got
+                self.fed = False
+            got = self.feed()
+            if got <= 0:
+                return got
+
+    cdef Py_ssize_t feed(self) except? -1:
+        """Hand OpenSSL some of what the socket has, if it is anything."""
+        cdef sock_iov iov[1]
+        cdef Py_ssize_t got
+        if self.raw_start == self.raw_end:
+            if self.drained:
+                return -errno.EAGAIN
+            if self.raw == NULL:
+                self.raw = spare_take()
+                if self.raw == NULL:
+                    raise MemoryError
+            iov_set(&iov[0], self.raw, SPARE_SIZE)
+            got = sock_recv(self.fd, iov, 1)
+            if got < 0:
+                return got
+            self.drained = got < SPARE_SIZE
+            self.raw_start = 0
+            self.raw_end = got
+            if got == 0:
+                self.incoming.write_eof()  # OpenSSL knows whether that is a clean end
+                self.fed = True
+                return 1
+        got = min(self.raw_end - self.raw_start, FED)
+        view = PyMemoryView_FromMemory(self.raw + self.raw_start, got, PyBUF_READ)
+        try:
+            self.incoming.write(view)
+        finally:
+            view.release()
+        self.raw_start += got
+        self.fed = True
+        return got
+
+    cdef Py_ssize_t read(self, char *p, Py_ssize_t n) except? -1:
+        """One read of OpenSSL's; the count, 0 at the end, or a negative error."""
+        cdef Py_ssize_t got, more
+        if self.failure is not None:
+            return -errno.EPROTO
+        if PyThread_get_thread_ident() != main_thread:
+            got = self.read_once(p, n, False)
+        else:
+            # A signal's handler may raise inside the call, and then nobody says how much
+            # was read.  Of one byte it can be told, and how many there are behind it.
+            got = self.read_once(p, 1, False)
+            if got == 1 and n > 1 and self.interruption is None:
+                more = min(n - 1, <Py_ssize_t>self.object.pending())
+                if more and self.read_once(p + 1, more, True) > 0:
+                    got += more
+        if got > 0 and got < n and self.incoming is not None:
+            self.fed = self.incoming.pending > 0
+        return got
+
+    cdef Py_ssize_t read_once(self, char *p, Py_ssize_t n, bint all_there) except? -1:
+        cdef Py_ssize_t before = 0 if self.incoming is None else self.incoming.pending
+        view = PyMemoryView_FromMemory(p, n, PyBUF_WRITE)
+        try:
+            return self.object.read(n, view)
+        except self.ssl.SSLWantReadError:
+            return -errno.EAGAIN
+        except self.ssl.SSLWantWriteError:
+            self.in_wants = SOCK_WRITE
+            return -errno.EAGAIN
+        except self.ssl.SSLZeroReturnError:
+            return 0
+        except self.ssl.SSLEOFError:
+            self.ragged = True
+            return 0
+        except self.ssl.SSLError as exc:
+            return self.fail(exc)
+        except OSError as exc:
+            return -exc.errno if exc.errno else -errno.ECONNRESET
+        except BaseException as exc:
+            self.interruption = exc
+            if all_there or (n == 1 and self.object.pending() > 0):
+                return n
+            if self.incoming is not None and self.incoming.pending == before:
+                return -errno.EAGAIN
+            # A record of a single byte, or part of one: nobody can tell.
+            self.failure = OSError(
+                errno.EIO, "a signal's handler has broken a read of TLS: close the connection")
+            return -errno.EPROTO
+        finally:
+            view.release()
+
+    cdef int raise_interruption(self) except -1:
+        """Raise what a signal's handler has raised, now that what came is accounted for."""
+        exc, self.interruption = self.interruption, None
+        raise exc
+
+    # ------------------------------------------------------------ sending
+
+    cdef Py_ssize_t send(self, sock_iov *iov, int n) except? -1:
+        """Encrypt and send the pieces; as `sock_send`.
+
+        What has been encrypted and has not left is not counted: the same bytes must be
+        offered again, first, and are counted then.
+        """
+        cdef char record[RECORD]
+        cdef Py_ssize_t total = 0, sent, size, offset = 0
+        cdef char *p
+        cdef int i = 0
+        self.take()
+        try:
+            self.out_wants = SOCK_WRITE
+            if self.failure is not None:
+                return -errno.EPROTO
+            sent = self.flush()
+            if sent < 0:
+                return sent
+            total, self.pledged = self.pledged, 0
+            skip(iov, n, &i, &offset, total)
+            while i < n:
+                while i < n and len(self.records) < RECORDS:
+                    p = iov_base(&iov[i]) + offset
+                    size = min(iov_len(&iov[i]) - offset, RECORD)
+                    if size < RECORD and i + 1 < n:
+                        p = record
+                        size = join(iov, n, i, offset, record)
+                    sent = self.write(p, size)
+                    if sent < 0:
+                        return total or sent
+                    skip(iov, n, &i, &offset, sent)
+                    if self.outgoing is None:
+                        total += sent
+                sent = self.flush()
+                if sent < 0:
+                    return total or sent
+                total += self.pledged
+                self.pledged = 0
+            return total
+        except BaseException:
+            # It has left, and is counted by the next call.
+            self.pledged += total
+            raise
+        finally:
+            self.give()
+
+    cdef Py_ssize_t write(self, char *p, Py_ssize_t n) except? -1:
+        """One write of OpenSSL's; the count or a negative error."""
+        view = PyMemoryView_FromMemory(p, n, PyBUF_READ)
+        try:
+            n = self.object.write(view)
+        except self.ssl.SSLWantReadError:
+            self.out_wants = SOCK_READ
+            return -errno.EAGAIN
+        except self.ssl.SSLWantWriteError:
+            return -errno.EAGAIN
+        except (self.ssl.SSLZeroReturnError, self.ssl.SSLEOFError):
+            return -errno.EPIPE
+        except self.ssl.SSLError as exc:
+            return -errno.EPIPE if self.ragged else self.fail(exc)
+        except OSError as exc:
+            return -exc.errno if exc.errno else -errno.EPIPE
+        except BaseException:
+            if self.outgoing is None:
+                self.failure = OSError(
+                    errno.EIO,
+                    "a signal's handler has broken a write of TLS: close the connection")
+            elif self.outgoing.pending:
+                self.pledged += n
+            raise
+        finally:
+            view.release()
+        if self.outgoing is not None:
+            self.pledged += n
+            self.records.append(self.outgoing.read())
+        return n
+
+    cdef Py_ssize_t flush(self) except? -1:
+        """Send the records that wait; return 0 or the negative error."""
+        cdef sock_iov iov[RECORDS]
+        cdef Py_ssize_t sent, size
+        cdef int i, n
+        if self.outgoing is None:
+            return 0
+        if self.outgoing.pending:
+            self.records.append(self.outgoing.read())
+        while self.records:
+            n = min(<int>len(self.records), RECORDS)
+            for i in range(n):
+                iov_set(
+                    &iov[i], PyBytes_AS_STRING(self.records[i]),
+                    PyBytes_GET_SIZE(self.records[i]))
+            iov_set(
+                &iov[0], iov_base(&iov[0]) + self.record_start,
+                iov_len(&iov[0]) - self.record_start)
+            sent = sock_send(self.fd, iov, n)
+            if sent < 0:
+                return sent
+            i = 0
+            while i < n and sent >= iov_len(&iov[i]):
+                sent -= iov_len(&iov[i])
+                i += 1
+            if i:
+                del self.records[:i]
+                self.record_start = 0
+            self.record_start += sent
+        return 0
+
+    cdef bint say_goodbye(self) except -1:
+        """Send the close_notify, without waiting for the peer's; return whether it left."""
+        self.take()
+        try:
+            if self.failure is None:
+                with contextlib.suppress(OSError, ValueError):
+                    self.object.unwrap()
+            return not sock_again(self.flush())
+        finally:
+            self.give()
+
+    # ------------------------------------------------------------ before the first message
+
+    def handshake(self):
+        """Take the next step of the handshake; return what to wait for, 0 when it is done.
+
+        Raises:
+            ssl.SSLError, OSError: it has failed.
+        """
+        cdef Py_ssize_t result
+        cdef bint done
+        self.take()
+        try:
+            self.drained = False
+            while True:
+                try:
+                    self.object.do_handshake()
+                    done = True
+                except self.ssl.SSLWantReadError:
+                    done = False
+                except self.ssl.SSLWantWriteError:
+                    return SOCK_WRITE
+                except self.ssl.SSLError:
+                    self.flush()  # the alert
+                    raise
+                result = self.flush()
+                if result == 0:
+                    if done:
+                        return 0
+                    if self.incoming is None:
+                        return SOCK_READ
+                    result = self.feed()
+                    if sock_again(result):
+                        return SOCK_READ
+                elif sock_again(result):
+                    return SOCK_WRITE
+                if sock_intr(result):
+                    PyErr_CheckSignals()
+                elif result < 0:
+                    sock_raise(result)
+        finally:
+            self.give()
+
+    def recv(self, Py_ssize_t n):
+        """Return at most *n* bytes that have come, b"" at the end of the stream.
+
+        Raises:
+            BlockingIOError: nothing has come.
+            ssl.SSLError, OSError: it has failed.
+        """
+        cdef sock_iov iov[1]
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, n)
+        cdef Py_ssize_t got
+        iov_set(&iov[0], PyBytes_AS_STRING(data), n)
+        got = self.receive(iov, 1)
+        if got < 0:
+            self.raise_error(got)
+        return data[:got]
+
+    def send_now(self, bytes data):
+        """Send *data* as far as that can be without waiting; return how much."""
+        cdef sock_iov iov[1]
+        cdef Py_ssize_t sent
+        iov_set(&iov[0], PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        sent = self.send(iov, 1)
+        if sent < 0:
+            self.raise_error(sent)
+        return sent
+
+    def goodbye(self):
+        """Send the close_notify; return whether it left."""
+        return bool(self.say_goodbye())
+
+    cdef int raise_error(self, Py_ssize_t error) except -1:
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
+        sock_raise(error)
+        return 0
+
+
+cdef void skip(sock_iov *iov, int n, int *i, Py_ssize_t *offset, Py_ssize_t count) noexcept:
+    """Go *count* bytes on in the pieces."""
+    while i[0] < n and count >= iov_len(&iov[i[0]]) - offset[0]:
+        count -= iov_len(&iov[i[0]]) - offset[0]
+        offset[0] = 0
+        i[0] += 1
+    if i[0] < n:
+        offset[0] += count
+
+
+cdef Py_ssize_t join(
+    sock_iov *iov, int n, int i, Py_ssize_t offset, char *record
+) noexcept:
+    """Copy the next bytes of the pieces, as many as fit into a record; return how many."""
+    cdef Py_ssize_t size = 0, part
+    while i < n and size < RECORD:
+        part = min(iov_len(&iov[i]) - offset, RECORD - size)
+        memcpy(record + size, iov_base(&iov[i]) + offset, part)
+        size += part
+        offset = 0
+        i += 1
+    return size
