@@ -38,6 +38,7 @@ from .framing import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from . import auth, tls
     from .prefork import serve
     from .server import Server
     from .session import Session
@@ -67,6 +68,7 @@ __all__ = [
     "Session",
     "Varint",
     "__version__",
+    "auth",
     "errors",
     "formats",
     "framing",
@@ -75,11 +77,19 @@ __all__ = [
     "recv_frame",
     "send_frame",
     "serve",
+    "tls",
     "wait",
 ]
 
-# What a client does not need, and what takes as long to import as all the rest: logging.
-_LAZY = {"Server": "server", "Session": "session", "serve": "prefork"}
+# What not every client needs, and takes as long to import as all the rest: logging, ssl.
+# A name that is its module's is the module.
+_LAZY = {
+    "Server": "server",
+    "Session": "session",
+    "auth": "auth",
+    "serve": "prefork",
+    "tls": "tls",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -87,7 +97,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    module = import_module(f"{__name__}.{_LAZY[name]}")
+    value = module if name == _LAZY[name] else getattr(module, name)
     globals()[name] = value
     return value
 

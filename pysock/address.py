@@ -25,6 +25,7 @@ __all__ = [
     "connect",
     "format_peer",
     "identity",
+    "is_local",
     "listen",
     "parse",
     "unlink_if_same",
@@ -256,6 +257,16 @@ def format_peer(sockaddr: Any) -> str:
     if host.startswith("::ffff:") and "." in host:
         host = host[7:]  # IPv4, seen by a socket that takes both
     return _joined(_scoped(sockaddr) if ":" in host else host, port)
+
+
+def is_local(sockaddr: Any) -> bool:
+    """Whether a socket address is a Unix one or of the loopback: nobody else is there."""
+    if isinstance(sockaddr, str | bytes):
+        return True
+    host = sockaddr[0] if isinstance(sockaddr, tuple) else None
+    return isinstance(host, str) and (
+        host == "::1" or host.removeprefix("::ffff:").startswith("127.")
+    )
 
 
 def _joined(host: str, port: int) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from .address import format_peer
+from .credentials import peer_credentials
 from .listener import Listener, Shortage
 
 TYPE_CHECKING = False  # typing itself is slow to import
@@ -100,14 +101,27 @@ class Admission:
                 break
             if client is None:
                 return
-            why_not = "max_connections are open" if self.is_full() else None
-            if why_not is None and self._handshakes.needed:
-                why_not = self._handshakes.why_not(client[1])
+            why_not = self._why_not(*client, now)
             if why_not is None:
                 self._loop.let_in(*client, now)
             else:
                 self._refuse(*client, why_not)
         self._crew.call_at(0.0)  # perhaps nobody more can be let in
+
+    def _why_not(self, sock: socket.socket, client_address: Any, now: float) -> str | None:
+        """Return why a client is not let in, or None."""
+        if self.is_full():
+            return "max_connections are open"
+        allowed = self._server._allow_uids
+        if allowed is not None:
+            who = peer_credentials(sock)
+            if who is None or who.uid not in allowed:
+                uid = "of an unknown user" if who is None else f"{who.uid}"
+                return f"its uid {uid} is none of allow_uids"
+        if self._handshakes.needed:
+            why_not: str | None = self._handshakes.why_not(client_address, now)
+            return why_not
+        return None
 
     def _pause(self, listener: Listener, now: float, exc: Exception) -> None:
         pause = listener.next_pause()

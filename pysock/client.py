@@ -6,16 +6,19 @@ Connecting has a deadline of its own; what follows is `Connection`, unchanged.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
-from .address import AddressLike, connect, parse
+from .address import Address, AddressLike, connect, format_peer, is_local, parse
 from .connection import Connection, check_options
 from .errors import ConnectionClosed
-from .framing import Format, LengthField
+from .framing import Format, LengthField, _Tls
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
+    import socket
+    import ssl
     from typing import Any
 
 __all__ = ["Client"]
@@ -28,12 +31,22 @@ class Client(Connection):
     """A connection to a server.
 
     Args:
-        address: "tcp://host:port", "unix:///path", "host:port", ("host", port) or a path:
-            see `pysock.address.parse`.
+        address: "tcp://host:port", "tls://host:port", "unix:///path", "host:port",
+            ("host", port) or a path: see `pysock.address.parse`.
         framing: how messages become frames; the server's must be the same.
         timeout: seconds for each call; None: wait for ever.
         connect_timeout: seconds for connecting, over all addresses that the name has,
-            and with *reconnect* over all attempts; None: no limit.
+            for what comes before the first message, and with *reconnect* over all
+            attempts; None: no limit.
+        tls: how to do TLS: an `ssl.SSLContext`, as `pysock.tls.client_context` makes it,
+            or True for one that trusts the system's CAs, which "tls://" means as well.
+        server_hostname: the name that the server's certificate must have, if not the host
+            of *address*.
+        authkey: bytes, at least 32, that the server has too: both ends prove that they
+            know it before anything else is sent.  See `pysock.auth.load_key`.
+        user: whose key it is, where the server knows several.
+        insecure: prove the key without TLS to another machine too, where whoever is on
+            the way may take the connection over.
         reconnect: keep trying to connect, with growing pauses, until *connect_timeout*;
             and a call that finds the connection broken by an earlier error first
             connects again.  The call that meets the error raises it: nothing is ever
@@ -43,8 +56,10 @@ class Client(Connection):
 
     Raises:
         OSError: nothing could be connected; the message tells every address and why.
+            `ssl.SSLError` is one: the server's certificate is not trusted, say.
+        AuthenticationError: one end does not know the key of the other.
         TimeoutError: *connect_timeout* has passed.
-        ValueError: the address is malformed.
+        ValueError: the address is malformed, or options contradict each other.
     """
 
     def __init__(
@@ -54,6 +69,11 @@ class Client(Connection):
         *,
         timeout: float | None = None,
         connect_timeout: float | None = 10.0,
+        tls: ssl.SSLContext | bool | None = None,
+        server_hostname: str | None = None,
+        authkey: bytes | None = None,
+        user: str = "",
+        insecure: bool = False,
         reconnect: bool = False,
         sock: Any = None,
         spin: float = 0.0,
@@ -65,18 +85,28 @@ class Client(Connection):
         if reconnect and address is None:
             raise ValueError("reconnect=True needs an address, not sock=")
         self.address = None if address is None else parse(address)
-        if self.address is not None and self.address.scheme == "tls":
-            raise ValueError(f"address '{self.address}': this version has no TLS; use tcp://")
         check_options(framing, timeout, spin, linger, keepalive)
         if connect_timeout is not None and not connect_timeout > 0:
             raise ValueError(
                 f"connect_timeout is {connect_timeout}, expected seconds above 0, or None"
             )
         self.connect_timeout = connect_timeout
+        self._context = _client_context(self.address, tls, server_hostname)
+        self._server_hostname = server_hostname
+        if authkey is not None:
+            from .auth import Prover
+
+            Prover(authkey, user)  # refuses what can be no key
+        elif user:
+            raise ValueError(f"user {user!r} has no authkey= to prove")
+        self._authkey, self._user, self._insecure = authkey, user, insecure
         self._connecting = threading.Lock()
         self._over = threading.Event()
         self._again = reconnect
-        own = self._connect(None) if sock is None else sock
+        if sock is None:
+            own, crypt = self._connect(None)
+        else:
+            own, crypt = sock, self._greet(sock, self._deadline(None))
         try:
             super().__init__(
                 own,
@@ -85,6 +115,7 @@ class Client(Connection):
                 spin=spin,
                 linger=linger,
                 keepalive=keepalive,
+                _tls=crypt,
             )
         except BaseException:
             if sock is None:
@@ -93,22 +124,30 @@ class Client(Connection):
         if reconnect:
             self._set_renewable()
 
-    def _connect(self, left: float | None) -> Any:
-        """Return a connected socket within *left* seconds and `connect_timeout`."""
-        assert self.address is not None
+    def _deadline(self, left: float | None) -> float | None:
+        """Return when *left* seconds, or `connect_timeout`, will be over."""
         limits = [limit for limit in (left, self.connect_timeout) if limit is not None]
-        limit = min(limits, default=None)
-        if not self._again:
-            return connect(self.address, limit)
-        deadline = None if limit is None else time.monotonic() + limit
+        return time.monotonic() + min(limits) if limits else None
+
+    def _connect(self, left: float | None) -> tuple[socket.socket, Any]:
+        """Return a connected socket within *left* seconds, and the TLS over it or None."""
+        assert self.address is not None
+        deadline = self._deadline(left)
         pause = _FIRST_PAUSE
         while True:
             remaining = None if deadline is None else deadline - time.monotonic()
             try:
-                return connect(self.address, remaining)
+                sock = connect(self.address, remaining)
+                try:
+                    return sock, self._greet(sock, deadline)
+                except BaseException:
+                    sock.close()
+                    raise
             except TimeoutError:
                 raise
-            except OSError:
+            except OSError as exc:
+                if not self._again or _is_final(exc):
+                    raise
                 # Many clients of a server that comes back must not come all at once.
                 nap = pause * (0.5 + os.urandom(1)[0] / 512)
                 if deadline is not None and time.monotonic() + nap >= deadline:
@@ -116,6 +155,40 @@ class Client(Connection):
                 if self._over.wait(nap):
                     raise ConnectionClosed("the connection is closed") from None
                 pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _greet(self, sock: socket.socket, deadline: float | None) -> Any:
+        """Do what comes before the first message; return the TLS over *sock*, or None."""
+        if self._context is None and self._authkey is None:
+            return None
+        from .auth import Prover
+        from .greeting import binding_of, conduct, prove, secure, wire_of
+
+        if self._authkey is not None and self._context is None:
+            peer = sock.getpeername()
+            if not is_local(peer) and not self._insecure:
+                raise ValueError(
+                    f"{format_peer(peer)}: a key is not proved to another machine without "
+                    "TLS, where others may take the connection over: use tls://, or "
+                    "insecure=True"
+                )
+        sock.setblocking(False)
+        crypt = None
+        try:
+            if self._context is not None:
+                host = self.address.host if self.address is not None else ""
+                name = self._server_hostname or host or None
+                crypt = _Tls(sock, self._context, False, name)
+                conduct(secure(crypt), sock, deadline)
+            if self._authkey is not None:
+                side = Prover(self._authkey, self._user, binding_of(crypt))
+                conduct(prove(wire_of(sock, crypt), side, side.begin()), sock, deadline)
+        except TimeoutError:
+            where = self.address or format_peer(sock.getpeername())
+            raise TimeoutError(
+                f"cannot connect to {where}: it was reached, but what comes before the first "
+                "message took too long"
+            ) from None
+        return crypt
 
     def close(self) -> None:
         """As `Connection.close`; a call that waits to connect again ends too."""
@@ -130,10 +203,52 @@ class Client(Connection):
         """Connect again, once for all threads that found the connection broken."""
         with self._connecting:
             if self._is_lost():
-                sock = self._connect(left)
+                sock, crypt = self._connect(left)
                 try:
-                    self._renew(sock)
+                    self._renew(sock, crypt)
                 except BaseException:
                     sock.close()
                     raise
                 self._tune()
+
+
+def _client_context(
+    address: Address | None, tls: ssl.SSLContext | bool | None, server_hostname: str | None
+) -> ssl.SSLContext | None:
+    """Return the context to do TLS with, None for none.
+
+    Raises:
+        ValueError: the address, the context and the name do not go together.
+    """
+    wanted = address is not None and address.scheme == "tls"
+    if tls is None:
+        tls = wanted
+    if tls is False:
+        if wanted:
+            raise ValueError(f"address '{address}' means TLS, which tls=False excludes")
+        if server_hostname is not None:
+            raise ValueError("server_hostname= is of no use without TLS: pass tls=True too")
+        return None
+    from .tls import client_context
+
+    context = client_context() if tls is True else tls
+    if not hasattr(context, "wrap_bio"):
+        raise TypeError(
+            f"tls is a {type(context).__name__}, expected an ssl.SSLContext or True"
+        )
+    named = server_hostname or (address is not None and address.host)
+    if context.check_hostname and not named:
+        raise ValueError(
+            "the name in the server's certificate is to be checked: pass server_hostname="
+        )
+    return context
+
+
+def _is_final(exc: OSError) -> bool:
+    """Whether there is no sense in trying again: the server is not whom we trust, say."""
+    ssl = sys.modules.get("ssl")
+    return (
+        ssl is not None
+        and isinstance(exc, ssl.SSLError)
+        and not isinstance(exc, ssl.SSLEOFError)
+    )

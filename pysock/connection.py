@@ -21,6 +21,8 @@ TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
     from typing import Any, Self
 
+    from .credentials import Credentials
+
 __all__ = ["Connection", "wait"]
 
 _LINGER_AFTER_ERROR = 0.2
@@ -64,11 +66,12 @@ class Connection(FrameStream):
         spin: float = 0.0,
         linger: float = 5.0,
         keepalive: tuple[int, int, int] | None = None,
+        _tls: Any = None,
     ) -> None:
         check_options(framing, timeout, spin, linger, keepalive)
         if getattr(sock, "type", None) == socket.SOCK_DGRAM:
             raise ValueError("the socket is for datagrams, which are messages already")
-        super().__init__(sock, framing, timeout=timeout, spin=spin)
+        super().__init__(sock, framing, timeout=timeout, spin=spin, _tls=_tls)
         self.linger = linger
         self.keepalive = keepalive
         self._tune()
@@ -112,6 +115,21 @@ class Connection(FrameStream):
     def getsockname(self) -> Any:
         """Return this end's address, as `socket.socket` does."""
         return self._open_socket().getsockname()
+
+    @property
+    def peer_credentials(self) -> Credentials | None:
+        """Who called connect(), or listen(), at the other end of a Unix socket.
+
+        None for other transports, and where the system cannot tell.  It is who made the
+        connection: that process may be gone and its `pid` be another's by now, and a
+        descriptor that was passed on still has the credentials of who connected.
+
+        Raises:
+            ConnectionClosed: the connection is closed.
+        """
+        from .credentials import peer_credentials  # most programs never ask
+
+        return peer_credentials(self._open_socket())
 
     def _open_socket(self) -> Any:
         if self.closed:
@@ -180,7 +198,7 @@ def wait(
     ready = [connection for connection in watched if connection._ready()]
     if ready or timeout == 0 or not watched:
         return ready
-    with _selector() as selector:
+    with selector_of_any() as selector:
         for connection in watched:
             try:
                 selector.register(connection, selectors.EVENT_READ, connection)
@@ -205,6 +223,6 @@ def wait(
     return [connection for connection in watched if connection in ready]
 
 
-def _selector() -> selectors.BaseSelector:
+def selector_of_any() -> selectors.BaseSelector:
     """A selector without a descriptor of its own, and without a limit on their numbers."""
     return getattr(selectors, "PollSelector", selectors.DefaultSelector)()

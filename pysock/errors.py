@@ -82,10 +82,11 @@ class ConnectionClosed(Error, EOFError):
 
 
 class IncompleteFrame(ConnectionClosed):
-    """The stream ended inside a frame.
+    """The stream ended inside a frame, or TLS without a word of it: it was cut off.
 
     Args:
-        received: bytes of the frame that came, header included.
+        received: bytes of the frame that came, header included; 0: TLS was cut off
+            between frames.
         expected: bytes that were due as far as they could be known, header
             included; None where the framing cannot tell.
     """
@@ -97,6 +98,11 @@ class IncompleteFrame(ConnectionClosed):
         self.expected = expected
 
     def __str__(self) -> str:
+        if self.expected is None and self.received == 0:
+            return (
+                "the stream was cut off: it ended between frames, but TLS without its "
+                "close_notify"
+            )
         if self.expected is None:
             return f"the stream ended inside a frame, after {self.received} bytes"
         return f"the stream ended after {self.received} of {self.expected} bytes of a frame"

@@ -7,6 +7,7 @@ turns bytes, however they were cut, into messages and does no I/O.  A
 
 from collections.abc import Callable, Iterable
 from socket import socket
+from ssl import SSLContext, SSLObject, SSLSocket
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, final, overload
 
 from _typeshed import ReadableBuffer, WriteableBuffer
@@ -337,6 +338,7 @@ class FrameStream:
         *,
         timeout: float | None = None,
         spin: float = 0.0,
+        _tls: _Tls | None = None,
     ) -> None: ...
     @classmethod
     def from_fds(
@@ -384,6 +386,12 @@ class FrameStream:
     @property
     def socket(self) -> Any:
         """The socket, or what else the stream was made from; it stays the stream's."""
+    @property
+    def tls(self) -> SSLObject | SSLSocket | None:
+        """The `ssl.SSLObject`, or the `ssl.SSLSocket`, in between; None without TLS.
+
+        Only for questions, such as `getpeercert()`: the data is the stream's.
+        """
     def fileno(self) -> int:
         """Return the descriptor that is read from, -1 once closed."""
     def recv(self) -> bytes:
@@ -512,7 +520,25 @@ class FrameStream:
     def _close(self, linger: float) -> None: ...
     def _set_renewable(self) -> None: ...
     def _is_lost(self) -> bool: ...
-    def _renew(self, sock: Any) -> None: ...
+    def _renew(self, sock: Any, tls: _Tls | None = None) -> None: ...
+
+# For pysock's own modules: see tls.pxi.
+@final
+class _Tls:
+    object: SSLObject | SSLSocket
+    server_side: bool
+    ragged: bool
+    def __init__(
+        self,
+        sock: Any,
+        context: SSLContext | None = None,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+    ) -> None: ...
+    def handshake(self) -> int: ...
+    def recv(self, n: int) -> bytes: ...
+    def send_now(self, data: bytes) -> int: ...
+    def goodbye(self) -> bool: ...
 
 # For pysock's own server: see crew.pxi and memory.pxi.
 @final

@@ -1,11 +1,18 @@
-"""What comes on a connection before its first message, in steps that never wait."""
+"""What comes on a connection before its first message, in steps that never wait.
+
+A PROXY header, TLS, the proof of a key: those that the server wants, in this order, and
+nothing else.  Each connection has a generator that yields what it waits for.
+"""
 
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Sequence
 
-from .errors import ConnectionClosed
+from .errors import AuthenticationError, ConnectionClosed
+from .greeting import READ, Steps, prove, secure, wire_of
+from .penalties import Penalties, source_of
 from .proxy import ProxyHeader, Trusted, parse
 from .session import Served
 
@@ -16,35 +23,52 @@ if TYPE_CHECKING:
 __all__ = ["Handshakes"]
 
 _MOST = 64  # under way at a time
+_MOST_OF_ONE = 16  # from one address
 _PATIENCE = 0.5  # seconds that the oldest has at least, when others wait for its place
 _PEEK = 4096
+_DELAY = 0.1  # seconds until a wrong proof is answered
+_LATER = 0  # what a generator yields to go on after that
 
 
 class Handshakes:
     """All connections of a server that have not got as far as their first message.
 
-    There are at most 64 of them.  Where all places are taken the oldest loses its own to
-    the next client, once it has had half a second.
+    There are at most 64 of them, 16 from one address.  Where all places are taken the
+    oldest loses its own to the next client, once it has had half a second.
 
     Args:
         proxy_protocol: the PROXY header that each connection begins with: "v1", "v2",
             "any" of them, or None.
         trusted_proxies: the networks that may send one.
         timeout: seconds for all of it, or None.
+        encrypted: whether there is TLS.
+        authkey: as for `auth.Verifier`, or None.
+        binding: the SHA-256 of the server's certificate, b"" without TLS.
     """
 
     def __init__(
-        self, proxy_protocol: str | None, trusted_proxies: Sequence[str], timeout: float | None
+        self,
+        proxy_protocol: str | None,
+        trusted_proxies: Sequence[str],
+        timeout: float | None,
+        encrypted: bool = False,
+        authkey: Any = None,
+        binding: bytes = b"",
     ) -> None:
         if proxy_protocol not in (None, "v1", "v2", "any"):
             raise ValueError(
                 f"proxy_protocol is {proxy_protocol!r}, expected 'v1', 'v2', 'any' or None"
             )
-        self.needed = proxy_protocol is not None
-        self._accept = proxy_protocol or "any"
+        self.needed = proxy_protocol is not None or encrypted or authkey is not None
+        self._proxy_protocol = proxy_protocol
         self._trusted = Trusted(trusted_proxies)
         self._timeout = timeout
+        self._encrypted = encrypted
+        self._authkey = authkey
+        self._binding = binding
+        self._penalties = Penalties()
         self._under_way: dict[Served, _Handshake] = {}
+        self._of_one: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._under_way)
@@ -52,10 +76,20 @@ class Handshakes:
     def __contains__(self, connection: Served) -> bool:
         return connection in self._under_way
 
-    def why_not(self, client_address: Any) -> str | None:
+    def why_not(self, client_address: Any, now: float) -> str | None:
         """Return why a client is not let in, or None."""
+        if self._proxy_protocol is None:
+            return self._why_not_source(source_of(client_address), now)
         if client_address not in self._trusted:
             return "it is none of trusted_proxies"
+        return None
+
+    def _why_not_source(self, source: str | None, now: float) -> str | None:
+        seconds = self._penalties.left(source, now)
+        if seconds:
+            return f"its proofs of a key have failed, {seconds:.0f} s are left of that"
+        if source is not None and self._of_one[source] >= _MOST_OF_ONE:
+            return f"{_MOST_OF_ONE} handshakes with its address are under way"
         return None
 
     def room_at(self, now: float) -> float:
@@ -71,27 +105,37 @@ class Handshakes:
 
     def begin(self, connection: Served, now: float) -> None:
         """Expect a handshake on *connection*."""
-        self._under_way[connection] = _Handshake(now)
+        state = self._under_way[connection] = _Handshake(now)
+        state.steps = self._steps(connection, state)
+        if self._proxy_protocol is None:
+            self._count(state, source_of(connection.client_address))
 
-    def step(self, connection: Served) -> bool:
-        """Read on; return whether the connection is ready for its first message.
+    def step(self, connection: Served, now: float) -> int | None:
+        """Go on; return what to wait for, None when the first message may come.
 
         Raises:
+            AuthenticationError: the client has proved nothing.
             ConnectionClosed, OSError: it is over.
             InvalidHeader: what came is not what was expected.
         """
-        header = self._under_way[connection].read(connection.socket, self._accept)
-        if header is None:
-            return False
-        connection.proxy = header
-        if header.source is not None:
-            connection.client_address = header.source
-        self.forget(connection)
-        return True
+        state = self._under_way[connection]
+        state.now = now
+        if now < state.resumes_at:
+            return _LATER
+        want = next(state.steps, None)
+        if want is None:
+            self.forget(connection)
+        elif want == _LATER:
+            state.resumes_at = now + _DELAY
+        return want
 
     def forget(self, connection: Served) -> None:
         """Give up the place of *connection*."""
-        self._under_way.pop(connection, None)
+        state = self._under_way.pop(connection, None)
+        if state is not None and state.source is not None:
+            self._of_one[state.source] -= 1
+            if not self._of_one[state.source]:
+                del self._of_one[state.source]
 
     def excuse(self, seconds: float) -> None:
         """Let *seconds* in which nobody could look count for nothing."""
@@ -105,32 +149,89 @@ class Handshakes:
         began = now - self._timeout
         return [one for one, state in self._under_way.items() if state.began <= began]
 
+    def delayed(self, now: float) -> list[Served]:
+        """Return those that are to go on without anything having come."""
+        if self._authkey is None:
+            return []
+        return [one for one, state in self._under_way.items() if 0 < state.resumes_at <= now]
+
     def next_at(self) -> float | None:
-        """Return when the next one's time is over."""
-        if self._timeout is None or not self._under_way:
-            return None
-        return next(iter(self._under_way.values())).began + self._timeout
+        """Return when something is due: the end of one's time, or of a delay."""
+        moments = [one.resumes_at for one in self._under_way.values() if one.resumes_at > 0]
+        if self._timeout is not None and self._under_way:
+            moments.append(next(iter(self._under_way.values())).began + self._timeout)
+        return min(moments, default=None)
+
+    # ---------------------------------------------------------------- the steps
+
+    def _steps(self, connection: Served, state: _Handshake) -> Steps:
+        if self._proxy_protocol is not None:
+            header = yield from _proxy_header(connection.socket, self._proxy_protocol)
+            connection.proxy = header
+            if header.source is not None:
+                connection.client_address = header.source
+            if self._encrypted or self._authkey is not None:
+                self._admit(connection, state)
+        if self._encrypted:
+            yield from secure(connection.crypt)
+        if self._authkey is not None:
+            yield from self._verify(connection, state)
+
+    def _admit(self, connection: Served, state: _Handshake) -> None:
+        """Look at the client that a proxy has told of."""
+        source = source_of(connection.client_address)
+        why_not = self._why_not_source(source, state.now)
+        if why_not is not None:
+            raise AuthenticationError(f"refused, {why_not}")
+        self._count(state, source)
+
+    def _count(self, state: _Handshake, source: str | None) -> None:
+        if source is not None:
+            state.source = source
+            self._of_one[source] += 1
+
+    def _verify(self, connection: Served, state: _Handshake) -> Steps:
+        from .auth import Verifier
+
+        side = Verifier(self._authkey, self._binding)
+        wire = wire_of(connection.socket, connection.crypt)
+        try:
+            yield from prove(wire, side)
+        except AuthenticationError:
+            if side.farewell:
+                self._penalties.add(source_of(connection.client_address), state.now)
+                yield _LATER  # whoever guesses has to wait
+                wire.send_now(side.farewell)
+            raise
+        connection.user = side.user
 
 
 class _Handshake:
     """How far one has come."""
 
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self._seen = b""
+    steps: Steps
 
-    def read(self, sock: socket.socket, accept: str) -> ProxyHeader | None:
-        """Take the header's bytes off *sock*, none behind it; None: more must come."""
-        while True:
-            try:
-                came = sock.recv(_PEEK, socket.MSG_PEEK)
-            except BlockingIOError:
-                return None
-            if not came:
-                raise ConnectionClosed("the connection ended before its first message")
-            whole = parse(self._seen + came, accept)
-            if whole is not None:
-                header, size = whole
-                sock.recv(size - len(self._seen))
-                return header
-            self._seen += sock.recv(len(came))
+    def __init__(self, now: float) -> None:
+        self.began = self.now = now
+        self.source: str | None = None  # that it counts for
+        self.resumes_at = 0.0
+
+
+def _proxy_header(sock: socket.socket, accept: str) -> Any:
+    """Take a PROXY header's bytes off *sock*, none behind it; return the header."""
+    seen = b""
+    while True:
+        try:
+            came = sock.recv(_PEEK, socket.MSG_PEEK)
+        except BlockingIOError:
+            yield READ
+            continue
+        if not came:
+            raise ConnectionClosed("the connection ended before its first message")
+        whole = parse(seen + came, accept)
+        if whole is not None:
+            header: ProxyHeader
+            header, size = whole
+            sock.recv(size - len(seen))
+            return header
+        seen += sock.recv(len(came))

@@ -28,10 +28,12 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"PROXY ", "a PROXY protocol v1 header"),
     (b"\r\n\r\n\0\r\nQUIT\n", "a PROXY protocol v2 header"),
     (b"AMQP\0", "an AMQP client"),
+    (b"\xffpysock\x01", "a pysock client with authkey="),
 )
 
 # Those of which one byte varies, or that are shorter than three bytes.
 _PATTERNS: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"\x15\x03[\x00-\x04]"), "a TLS server's alert (use tls://)"),
     (re.compile(rb"[\x14-\x17]\x03[\x00-\x04]"), "a TLS peer"),
     (re.compile(rb"\x10[\x00-\x7f]\x00\x04MQ"), "an MQTT client"),
     (re.compile(rb"\x1f\x8b"), "gzip data"),

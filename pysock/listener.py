@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 
-from .address import AddressLike, identity, listen, parse, unlink_if_same
+from .address import Address, AddressLike, identity, listen, parse, unlink_if_same
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -32,10 +32,15 @@ class Listener:
             now on, but a path that it stands at is only removed where it was made here.
         backlog: connections that the system keeps waiting.
         reuse_address: see `address.listen`.
+        encrypted: whether TLS is done on it.
     """
 
     def __init__(
-        self, where: AddressLike | socket.socket, backlog: int, reuse_address: bool
+        self,
+        where: AddressLike | socket.socket,
+        backlog: int,
+        reuse_address: bool,
+        encrypted: bool = False,
     ) -> None:
         self._identity = None
         if isinstance(where, socket.socket):
@@ -44,9 +49,10 @@ class Listener:
             self.shared = True  # other processes may have it too
         else:
             self.address = parse(where)
-            if self.address.scheme == "tls":
+            if self.address.scheme == "tls" and not encrypted:
                 raise ValueError(
-                    f"address '{self.address}': this version has no TLS; use tcp://"
+                    f"address '{self.address}' needs a certificate: pass "
+                    "tls=pysock.tls.server_context(certificate, key)"
                 )
             self.sock = listen(self.address, backlog, reuse_address)
             self.shared = self.address.scheme == "fd"
@@ -58,7 +64,8 @@ class Listener:
         self.sockname: Any = self.sock.getsockname()
         if not self.address.path:
             # With the port that the system has chosen.
-            self.address = parse((self.address.host or "localhost", self.sockname[1]))
+            scheme = "tls" if encrypted else "tcp"
+            self.address = Address(scheme, self.address.host or "localhost", self.sockname[1])
         self.pause = _FIRST_PAUSE
         self.watch: Any = None  # while the server waits for clients
 
@@ -108,6 +115,7 @@ def open_listeners(
     addresses: AddressLike | socket.socket | Sequence[AddressLike | socket.socket],
     backlog: int,
     reuse_address: bool,
+    encrypted: bool = False,
 ) -> list[Listener]:
     """Listen on one address or a list of them: on all, or on none.
 
@@ -121,7 +129,7 @@ def open_listeners(
     opened: list[Listener] = []
     try:
         for where in wanted:
-            opened.append(Listener(where, backlog, reuse_address))
+            opened.append(Listener(where, backlog, reuse_address, encrypted))
     except BaseException:
         for listener in opened:
             listener.close()

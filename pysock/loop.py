@@ -37,7 +37,13 @@ from typing import TYPE_CHECKING
 
 from .address import format_peer
 from .admission import Admission
-from .errors import ConnectionClosed, FramingError, IncompleteFrame
+from .errors import (
+    AuthenticationError,
+    ConnectionClosed,
+    Error,
+    FramingError,
+    IncompleteFrame,
+)
 from .framing import _Crew, _Memory
 from .session import Served, hold
 
@@ -58,6 +64,7 @@ _SERVED, _FADING, _GREETING, _HELD = range(4)  # as in answer.pxi
 _LONGEST_WAIT = 86400.0  # what poll() takes has an end
 _FADING_TICK = 0.05  # how often a connection that is being closed is looked at
 _FIRST_REQUEST = 1.0  # what a client that has sent nothing yet gets when the server stops
+_LAST_WORD = 1.0  # what a client gets to read why its handshake has failed
 _CUT = 1.0  # what a thread gets to notice that its connection was cut
 _OVERDUE = ("", "idle for too long", "its message comes too slowly", "takes no replies")
 _IDLE = 1
@@ -273,6 +280,8 @@ class Loop:
             self._step(connection)  # it may have come while this thread was held up
             if connection in self._handshakes:
                 self.overdue(connection, "its handshake takes too long")
+        for connection in self._handshakes.delayed(now):
+            self._step(connection)
         crew.retry()
         if self._fed:
             self._fed = False
@@ -399,17 +408,30 @@ class Loop:
         if connection.closed:
             self._forget(connection)
         elif connection._stage == _GREETING:
-            try:
-                ready = self._handshakes.step(connection)
-            except (OSError, ConnectionClosed, FramingError) as exc:
-                explain_failure(self.server, connection, exc)
-                self._forget(connection)
-                return
-            if ready:
-                self._admission.place_is_free()
-                self._begin(connection)
+            self._greet(connection)
         elif connection._stage == _FADING:
             self._fade(connection)
+
+    def _greet(self, connection: Served) -> None:
+        """Go on with a handshake."""
+        try:
+            want = self._handshakes.step(connection, time.monotonic())
+        except (OSError, Error) as exc:
+            explain_failure(self.server, connection, exc)
+            self.server._counts["handshake_failures"] += 1
+            self._handshakes.forget(connection)
+            self._admission.place_is_free()
+            # An alert, or the refusal of a proof, is to arrive.
+            connection.linger = min(connection.linger, _LAST_WORD)
+            self._fade(connection)
+            return
+        if want is not None:
+            self._park(connection, want)
+            return
+        self._admission.place_is_free()
+        self._begin(connection)
+        if connection.crypt is not None and connection._stage == _SERVED:
+            self._crew.requeue(connection)  # the poller does not see what is in there
 
     # ---------------------------------------------------------------- ends
 
@@ -541,8 +563,10 @@ def explain_failure(server: Any, connection: Served, exc: BaseException) -> None
         with server._counting:
             server._counts["handler_errors"] += 1
         server._tell_error(connection)
-    elif isinstance(exc, FramingError | IncompleteFrame):
+    elif isinstance(exc, FramingError | IncompleteFrame | AuthenticationError):
         server._seldom.log(logging.WARNING, "%s: %s", peer, exc)
+    elif connection.crypt is not None and isinstance(exc, OSError):
+        server._seldom.log(logging.WARNING, "%s: %s", peer, exc.strerror or exc)
     elif isinstance(exc, ConnectionClosed):
         logger.debug("%s: %s", peer, exc)
     else:

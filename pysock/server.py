@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from .address import AddressLike, format_peer
+from .address import AddressLike, format_peer, is_local
 from .connection import Connection, check_options
-from .framing import Format, LengthField
+from .framing import Format, LengthField, _Tls
 from .handshake import Handshakes
 from .limits import LIMITS, Limits, Seldom, default_workers, raise_descriptor_limit
 from .listener import open_listeners
@@ -24,6 +24,7 @@ from .session import Served, Session, wants_connection
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
+    import ssl
     from typing import Any, Self
 
 __all__ = ["Server"]
@@ -78,6 +79,14 @@ class Server:
         excess: what becomes of further clients: they "wait" in the backlog until one ends,
             or are closed at once: "close".
         backlog: connections that the system keeps waiting.
+        tls: an `ssl.SSLContext`, as `pysock.tls.server_context` makes it: then every
+            connection is encrypted.
+        authkey: bytes, at least 32, that clients have to prove they know, and the server
+            proves to them; or a mapping from users to keys.  A handler finds the user in
+            its connection's `user`.  See `pysock.auth.load_key`, `load_keys`.
+        insecure: accept *authkey* without TLS from other machines too, where whoever is
+            on the way may take a connection over.
+        allow_uids: the users of this machine that are let in, by number; for Unix sockets.
         timeout: seconds for each call that a handler or session makes on its connection;
             None: no limit.
         idle_timeout: seconds between two messages of a client, then it is closed.
@@ -97,6 +106,7 @@ class Server:
     Raises:
         OSError: an address cannot be had.
         TypeError: *handler* cannot be called.
+        ValueError: an option is malformed, or options contradict each other.
     """
 
     allow_reuse_address = True
@@ -111,6 +121,10 @@ class Server:
         max_connections: int | None = LIMITS.max_connections,
         excess: str = LIMITS.excess,
         backlog: int = 512,
+        tls: ssl.SSLContext | None = None,
+        authkey: bytes | Mapping[str, bytes | Sequence[bytes]] | None = None,
+        insecure: bool = False,
+        allow_uids: Collection[int] | None = None,
         timeout: float | None = None,
         idle_timeout: float | None = LIMITS.idle_timeout,
         handshake_timeout: float | None = LIMITS.handshake_timeout,
@@ -138,7 +152,16 @@ class Server:
             minimum_rate,
             max_memory,
         )
-        self._handshakes = Handshakes(proxy_protocol, trusted_proxies, handshake_timeout)
+        self._tls = tls
+        binding = _check_secrets(tls, authkey)
+        self._handshakes = Handshakes(
+            proxy_protocol,
+            trusted_proxies,
+            handshake_timeout,
+            tls is not None,
+            authkey,
+            binding,
+        )
         self.handler = handler
         self.framing = framing
         self.request_queue_size = backlog
@@ -154,7 +177,15 @@ class Server:
         self._pass_connection = not self._sessions and wants_connection(handler)
         self.workers = default_workers() if workers is None else workers
         self.max_connections = self._room(max_connections)
-        self._listeners = open_listeners(address, backlog, self.allow_reuse_address)
+        self._listeners = open_listeners(
+            address, backlog, self.allow_reuse_address, tls is not None
+        )
+        self._allow_uids = None if allow_uids is None else frozenset(allow_uids)
+        try:
+            self._check_reach(authkey is not None and tls is None and not insecure)
+        except ValueError:
+            self.server_close()
+            raise
         self._health_at = health
         self._health: Any = None
         self._open_health()
@@ -166,6 +197,21 @@ class Server:
         self._counts: Counter[str] = Counter()
         self._counting = threading.RLock()  # a signal's handler may ask for `stats`
         self._seldom = Seldom(logger)
+
+    def _check_reach(self, only_here: bool) -> None:
+        """Refuse addresses that strangers reach where they must not."""
+        for listener in self._listeners:
+            unix = bool(listener.address.path)
+            if self._allow_uids is not None and not unix:
+                raise ValueError(
+                    f"allow_uids is for Unix sockets, which '{listener.address}' is not"
+                )
+            if only_here and not is_local(listener.sockname):
+                raise ValueError(
+                    f"authkey on '{listener.address}', which other machines reach, without "
+                    "TLS: whoever is on the way may take a connection over; pass tls=, or "
+                    "insecure=True"
+                )
 
     def _room(self, wanted: int | None) -> int | None:
         room = raise_descriptor_limit(wanted)
@@ -270,7 +316,9 @@ class Server:
 
     def _adopt(self, sock: socket.socket, client_address: Any) -> Served:
         sock.setblocking(False)  # nobody shares it: sendfile() can be used
-        connection = Served(sock, **self._options)
+        crypt = None if self._tls is None else _Tls(sock, self._tls, True)
+        connection = Served(sock, **self._options, _tls=crypt)
+        connection.crypt = crypt
         connection.client_address = client_address
         return connection
 
@@ -364,9 +412,10 @@ class Server:
     def stats(self) -> dict[str, int]:
         """Counters since the server was made.
 
-        accepted, refused (by `max_connections` or trust), connections (open now),
-        handler_errors, overdue (closed by a limit in time), messages_in, messages_out,
-        bytes_in, bytes_out, threads (that serve now), takeovers (of the lead).
+        accepted, refused (by `max_connections` or trust), handshake_failures,
+        connections (open now), handler_errors, overdue (closed by a limit in time),
+        messages_in, messages_out, bytes_in, bytes_out, threads (that serve now),
+        takeovers (of the lead).
         """
         with self._counting:
             loop = self._loop
@@ -375,7 +424,14 @@ class Server:
                 counts["takeovers"] += loop.takeovers
                 for connection in loop.served.copy():
                     counts.update(counted(connection))
-        names = ("accepted", "refused", "handler_errors", "overdue", "takeovers")
+        names = (
+            "accepted",
+            "refused",
+            "handshake_failures",
+            "handler_errors",
+            "overdue",
+            "takeovers",
+        )
         traffic = ("messages_in", "messages_out", "bytes_in", "bytes_out")
         return {
             **{name: counts[name] for name in names},
@@ -383,3 +439,26 @@ class Server:
             "threads": loop.threads if loop is not None else 0,
             **{name: counts[name] for name in traffic},
         }
+
+
+def _check_secrets(tls: ssl.SSLContext | None, authkey: Any) -> bytes:
+    """Refuse what is no context or key; return the SHA-256 of the certificate, or b"".
+
+    Raises:
+        TypeError, ValueError: what is wrong with them.
+    """
+    if tls is not None and not hasattr(tls, "wrap_bio"):
+        raise TypeError(
+            f"tls is a {type(tls).__name__}, expected an ssl.SSLContext, as "
+            "pysock.tls.server_context(certificate, key) makes it"
+        )
+    if authkey is not None:
+        from .auth import check_authkey
+
+        check_authkey(authkey, mapping=True)
+    if tls is None:
+        return b""
+    from .tls import own_certificate, pin_of
+
+    # Also for the sake of an error now, and not at the first client.
+    return bytes.fromhex(pin_of(own_certificate(tls)))

@@ -24,11 +24,14 @@ class Served(Connection):
     """A connection as its server knows it.
 
     `client_address` is the client's address, also where a proxy stands in between;
-    `proxy` is the header with which that proxy said so.
+    `proxy` is the header with which that proxy said so; `user` is whose key the client
+    has proved to know, where the server has `authkey=`.
     """
 
     client_address: Any = None
     proxy: ProxyHeader | None = None
+    user: str | None = None
+    crypt: Any = None  # its TLS, as the handshake needs it
     loop: Any = None  # the one that serves it
     ends_at: float | None = None  # a fading connection's last moment
 

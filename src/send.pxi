@@ -154,7 +154,7 @@ cdef class _Sender(_Receiver):
         if out.total <= SMALL:
             copy_frame(out, small)
             iov_set(&iov[1], small, out.total)
-            if self.tail_end == self.tail_start and self.kind != FOREIGN and self.crypt is None:
+            if self.tail_end == self.tail_start and (self.kind == SOCKET or self.kind == PIPE):
                 # Nearly always it goes at once, and there is nothing to clean up.
                 sent = self.try_send(&iov[1], 1, until)
                 if sent == out.total:

@@ -43,6 +43,7 @@ cdef class _Tls:
     """
 
     cdef readonly object object  # the SSLObject, or the SSLSocket
+    cdef readonly bint server_side
     cdef object incoming      # its memory for records, None with an SSLSocket
     cdef object outgoing
     cdef object ssl           # the module
@@ -69,6 +70,7 @@ cdef class _Tls:
         self.ssl = ssl
         self.records = []
         self.fd = sock.fileno()
+        self.server_side = server_side
         self.fed = True
         self.in_wants = SOCK_READ
         self.out_wants = SOCK_WRITE

@@ -105,6 +105,6 @@ def tls_ends(near: socket.socket, far: socket.socket, foreign: bool) -> tuple[Tl
         both = _Tls(near), _Tls(far)
     else:
         both = _Tls(near, client, False, "localhost"), _Tls(far, server, True)
-    while any([tls.handshake() for tls in both]):
+    while both[0].handshake() | both[1].handshake():
         pass
     return TlsEnd(near, both[0]), TlsEnd(far, both[1])

@@ -1,0 +1,121 @@
+"""What both ends do before the first message: a TLS handshake, the proof of a key.
+
+These are steps that never wait: generators that yield what to wait for, `READ` or `WRITE`,
+and go on when that can be done.  A server's poller drives them, and `conduct` does for a
+client.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+from .connection import selector_of_any
+from .errors import AuthenticationError, ConnectionClosed
+from .framing import _Tls
+
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["READ", "WRITE", "Steps", "binding_of", "conduct", "prove", "secure", "wire_of"]
+
+READ, WRITE = 1, 2  # as SOCK_READ and SOCK_WRITE
+
+Steps = Iterator[int]
+
+
+class _Wire:
+    """A plain socket with the calls of a `_Tls`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.recv, self.send_now = sock.recv, sock.send
+
+
+def wire_of(sock: socket.socket, tls: Any) -> Any:
+    """Return what bytes go through: *tls*, or the socket where that is None."""
+    return _Wire(sock) if tls is None else tls
+
+
+def secure(tls: _Tls) -> Steps:
+    """Do a TLS handshake.
+
+    Raises:
+        ssl.SSLError, OSError: it has failed; the text says what that probably means.
+    """
+    try:
+        while want := tls.handshake():
+            yield want
+    except OSError as exc:
+        from .tls import explain
+
+        exc.strerror = explain(exc, tls.server_side)
+        raise
+
+
+def binding_of(tls: Any) -> bytes:
+    """Return the SHA-256 of the certificate that a server has shown, b"" without TLS."""
+    if tls is None:
+        return b""
+    from hashlib import sha256
+
+    return sha256(tls.object.getpeercert(True) or b"").digest()
+
+
+def prove(wire: Any, side: Any, first: bytes = b"") -> Steps:
+    """Let a `Prover` or a `Verifier` talk to the other side until it is done.
+
+    Args:
+        wire: see `wire_of`.
+        side: what answers.
+        first: what it begins with.
+
+    Raises:
+        AuthenticationError: the proof has failed, or was broken off.
+    """
+    try:
+        yield from _prove(wire, side, first)
+    except (ConnectionClosed, OSError) as exc:
+        raise AuthenticationError(
+            f"the connection ended before the proof of a key ({exc}): one end may have no "
+            "authkey=, or the server refuses this address for a while"
+        ) from exc
+
+
+def _prove(wire: Any, side: Any, first: bytes) -> Steps:
+    _send(wire, first)
+    while side.wanted:
+        came = b""
+        while len(came) < side.wanted:
+            try:
+                part = wire.recv(side.wanted - len(came))
+            except BlockingIOError:
+                yield READ
+                continue
+            if not part:
+                raise ConnectionClosed
+            came += part
+        _send(wire, side.feed(came))
+
+
+def _send(wire: Any, data: bytes) -> None:
+    # So little always fits, unless the peer does not read at all.
+    if data and wire.send_now(data) < len(data):
+        raise AuthenticationError("the peer does not read what a proof needs")
+
+
+def conduct(steps: Steps, sock: socket.socket, deadline: float | None) -> None:
+    """Take *steps* over *sock*, waiting between them, until `time.monotonic` *deadline*.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+    """
+    with selector_of_any() as selector:
+        for want in steps:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError("the server took too long")
+            selector.register(sock, want)
+            selector.select(left)
+            selector.unregister(sock)
