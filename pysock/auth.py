@@ -81,6 +81,17 @@ class _Side:
         self.wanted = length
         return b""
 
+    def check(self, part: bytes) -> None:
+        """Refuse the beginning of what `feed` waits for, where it can become nothing.
+
+        Raises:
+            AuthenticationError: it cannot, and all is over.
+        """
+        if not self._kind and not _NAME.startswith(part[: len(_NAME)]):
+            self.wanted = 0
+            shown = f"the bytes are {part[:8]!r}, does {self._other} use authkey=?"
+            raise self._refusal(explain(part) or shown)
+
     def _expect(self, *kinds: int) -> None:
         self._kinds = kinds
         self._kind = 0
@@ -88,11 +99,9 @@ class _Side:
 
     def _read_header(self, header: bytes) -> tuple[int, int]:
         """Return kind and length of the message that *header* announces."""
-        name, version, kind = header[:-4], header[-4], header[-3]
+        self.check(header)
+        version, kind = header[-4], header[-3]
         length = int.from_bytes(header[-2:], "big")
-        if name != _NAME:
-            shown = f"the bytes are {header[:8]!r}, does {self._other} use authkey=?"
-            raise self._refusal(explain(header) or shown)
         if version != _VERSION:
             raise self._refusal(f"version {version} of it, expected {_VERSION}")
         if kind not in self._kinds:

@@ -96,6 +96,7 @@ def _prove(wire: Any, side: Any, first: bytes) -> Steps:
             if not part:
                 raise ConnectionClosed
             came += part
+            side.check(came)
         _send(wire, side.feed(came))
 
 
