@@ -37,15 +37,10 @@ from typing import TYPE_CHECKING
 
 from .address import format_peer
 from .admission import Admission
-from .errors import (
-    AuthenticationError,
-    ConnectionClosed,
-    Error,
-    FramingError,
-    IncompleteFrame,
-)
+from .errors import ConnectionClosed, Error
 from .framing import _Crew, _Memory
-from .session import Served, hold
+from .session import Served, counted, explain_failure, hold
+from .sweep import Sweep
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -55,7 +50,7 @@ try:
 except ImportError:  # Windows, whose select() takes any descriptor
     from selectors import SelectSelector as PollSelector  # type: ignore[assignment]
 
-__all__ = ["Loop", "counted", "explain_failure"]
+__all__ = ["Loop"]
 
 logger = logging.getLogger("pysock.server")
 
@@ -66,8 +61,6 @@ _FADING_TICK = 0.05  # how often a connection that is being closed is looked at
 _FIRST_REQUEST = 1.0  # what a client that has sent nothing yet gets when the server stops
 _LAST_WORD = 1.0  # what a client gets to read why its handshake has failed
 _CUT = 1.0  # what a thread gets to notice that its connection was cut
-_OVERDUE = ("", "idle for too long", "its message comes too slowly", "takes no replies")
-_IDLE = 1
 
 
 class Loop:
@@ -95,15 +88,13 @@ class Loop:
         self._workers = 0 if server._sessions or once else server.workers
         self._drain_began: float | None = None
         self._act_at = self._spawn_at = _NEVER
-        self._interval = self._limits.sweep_interval()
-        self._patience = self._limits.patience()
-        self._sweep_at = _NEVER
         self._counted = False
         self._over = self._taken = self._fed = False
         self._crash: BaseException | None = None
         memory = self._limits.max_memory
         self._memory = None if memory is None else _Memory(memory, self._memory_freed)
         self._crew: Any = _Crew(server.handler, server._pass_connection, self._workers, self)
+        self._sweep = Sweep(self, self._crew)
         self._admission = Admission(self, self._crew)
 
     # ---------------------------------------------------------------- running
@@ -222,13 +213,13 @@ class Loop:
             if left is not None and left <= 0:
                 # Perhaps all threads are in handlers, and none is there to notice.
                 return
-            if self.served and self._interval is not None:
-                left = min(self._interval, _NEVER if left is None else left)
+            if self.served and self._sweep.interval is not None:
+                left = min(self._sweep.interval, _NEVER if left is None else left)
             with PollSelector() as selector:  # select() takes no descriptor above 1023
                 selector.register(self._wakee, EVENT_READ)
                 selector.select(None if left is None else min(left, _LONGEST_WAIT))
             self._woken()
-            self._sweep_for_leader()
+            self._sweep.for_leader()
 
     def _close_all(self) -> None:
         """Cut what is left, and have all threads return."""
@@ -274,8 +265,8 @@ class Loop:
             self._forget(connection)
         for connection in list(self._fading):
             self._fade(connection, now)
-        if now >= self._sweep_at:
-            self._sweep(now)
+        if now >= self._sweep.at:
+            self._sweep.run(now)
         for connection in self._handshakes.overdue(now):
             self._step(connection)  # it may have come while this thread was held up
             if connection in self._handshakes:
@@ -303,7 +294,7 @@ class Loop:
         if self.once and self._taken and not self.served:
             crew.end()
             return _NEVER
-        moments = [self._sweep_at, self._act_at, self._spawn_at, self._admission.again_at]
+        moments = [self._sweep.at, self._act_at, self._spawn_at, self._admission.again_at]
         if self._fading or self._leaving or stop_at is not None:
             moments.append(now + _FADING_TICK)
         if (at := self._handshakes.next_at()) is not None:
@@ -314,41 +305,17 @@ class Loop:
         self._fed = True
         self._crew.call_server()
 
-    def _sweep(self, now: float) -> None:
-        """Close the connections of clients that are too slow."""
-        assert self._interval is not None
-        # Where this thread was held up, what clients have sent meanwhile was not seen.
-        late = now - self._sweep_at if now - self._sweep_at > self._interval else 0.0
-        self._sweep_at = now + self._interval if self.served else _NEVER
-        self._handshakes.excuse(late)
-        for connection, what in self._too_slow(now, late):
-            self.overdue(connection, _OVERDUE[what], quiet=what == _IDLE)
-
-    def _too_slow(
-        self, now: float, late: float = 0.0, held_up: bool = False
-    ) -> list[tuple[Served, int]]:
-        found: list[tuple[Served, int]] = self._crew.overdue(
-            list(self.served), now, *self._patience, late, held_up
-        )
-        return found
-
-    def _sweep_for_leader(self) -> None:
-        """Cut what is too slow while nobody leads: all threads may wait for clients."""
-        now = time.monotonic()
-        if self._interval is not None and now > self._sweep_at + 2 * self._interval:
-            for connection, what in self._too_slow(now, held_up=True):
-                self._tell_overdue(connection, _OVERDUE[what], logging.WARNING)
-                connection._cut()
-
     def overdue(self, connection: Served, why: str, quiet: bool = False) -> None:
         """Close a connection whose peer has reached a limit in time."""
-        self._tell_overdue(connection, why, logging.DEBUG if quiet else logging.WARNING)
+        self.tell_overdue(connection, why, quiet)
         if quiet and connection._stage == _SERVED:
             self._fade(connection)
         else:
             self._cut(connection)
 
-    def _tell_overdue(self, connection: Served, why: str, level: int) -> None:
+    def tell_overdue(self, connection: Served, why: str, quiet: bool = False) -> None:
+        """Log and count a connection that is closed for being slow."""
+        level = logging.DEBUG if quiet else logging.WARNING
         self._log(level, "%s: closed, %s", format_peer(connection.client_address), why)
         self.server._counts["overdue"] += 1
 
@@ -364,16 +331,13 @@ class Loop:
         connection.loop = self
         self._taken = True
         if self._workers == 0 and (self.once or not self.server._sessions):
-            idle, _, _, patience = self._patience  # no other thread could look
-            connection._set_patience(idle, patience)
+            self._sweep.leave_to(connection)  # no other thread could look
         if self._memory is not None:
             connection._share_memory(self._memory)
         self.server._counts["accepted"] += 1
         self.served.add(connection)
-        if len(self.served) == 1 and self._interval is not None:
-            self._sweep_at = now + self._interval
-            self._crew.call_at(self._sweep_at)
-            self._poke()  # see _sweep_for_leader()
+        if len(self.served) == 1 and self._sweep.begin(now):
+            self._poke()  # see Sweep.for_leader()
         self._crew.add(connection)
         if self._handshakes.needed:
             connection._stage = _GREETING
@@ -554,31 +518,3 @@ class Loop:
                     self.server._counts["handler_errors"] += 1
         finally:
             self._threads.discard(threading.current_thread())
-
-
-def explain_failure(server: Any, connection: Served, exc: BaseException) -> None:
-    """Log what ended a connection, or let the server tell of its handler's error."""
-    peer = format_peer(connection.client_address)
-    if connection._in_handler:
-        with server._counting:
-            server._counts["handler_errors"] += 1
-        server._tell_error(connection)
-    elif isinstance(exc, FramingError | IncompleteFrame | AuthenticationError):
-        server._seldom.log(logging.WARNING, "%s: %s", peer, exc)
-    elif connection.crypt is not None and isinstance(exc, OSError):
-        server._seldom.log(logging.WARNING, "%s: %s", peer, exc.strerror or exc)
-    elif isinstance(exc, ConnectionClosed):
-        logger.debug("%s: %s", peer, exc)
-    else:
-        server._seldom.log(logging.INFO, "%s: %s", peer, exc)
-
-
-def counted(connection: Served) -> dict[str, int]:
-    """Return what a connection adds to its server's counters."""
-    stats = connection.stats
-    return {
-        "messages_in": stats.messages_in,
-        "messages_out": stats.messages_out,
-        "bytes_in": stats.bytes_in,
-        "bytes_out": stats.bytes_out,
-    }

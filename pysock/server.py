@@ -19,8 +19,8 @@ from .framing import Format, LengthField, _Tls
 from .handshake import Handshakes
 from .limits import LIMITS, Limits, Seldom, default_workers, raise_descriptor_limit
 from .listener import open_listeners
-from .loop import Loop, counted
-from .session import Served, Session, wants_connection
+from .loop import Loop
+from .session import Served, Session, counted, wants_connection
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .address import format_peer
 from .connection import Connection
-from .errors import ConnectionClosed, FramingError, IncompleteFrame
+from .errors import AuthenticationError, ConnectionClosed, FramingError, IncompleteFrame
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .proxy import ProxyHeader
 
-__all__ = ["Session"]
+__all__ = ["Served", "Session", "counted", "explain_failure", "hold", "wants_connection"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,34 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
     finally:
         connection.close()
     return True
+
+
+def explain_failure(server: Any, connection: Served, exc: BaseException) -> None:
+    """Log what ended a connection, or let the server tell of its handler's error."""
+    peer = format_peer(connection.client_address)
+    if connection._in_handler:
+        with server._counting:
+            server._counts["handler_errors"] += 1
+        server._tell_error(connection)
+    elif isinstance(exc, FramingError | IncompleteFrame | AuthenticationError):
+        server._seldom.log(logging.WARNING, "%s: %s", peer, exc)
+    elif connection.crypt is not None and isinstance(exc, OSError):
+        server._seldom.log(logging.WARNING, "%s: %s", peer, exc.strerror or exc)
+    elif isinstance(exc, ConnectionClosed):
+        server._seldom.log(logging.DEBUG, "%s: %s", peer, exc)
+    else:
+        server._seldom.log(logging.INFO, "%s: %s", peer, exc)
+
+
+def counted(connection: Served) -> dict[str, int]:
+    """Return what a connection adds to its server's counters."""
+    stats = connection.stats
+    return {
+        "messages_in": stats.messages_in,
+        "messages_out": stats.messages_out,
+        "bytes_in": stats.bytes_in,
+        "bytes_out": stats.bytes_out,
+    }
 
 
 def wants_connection(handler: Callable[..., Any]) -> bool:

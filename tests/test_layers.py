@@ -42,7 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     "listener": {"address"},
     "handshake": {"auth", "errors", "greeting", "penalties", "proxy", "session"},
     "admission": {"address", "credentials", "listener"},
-    "loop": CORE | {"address", "admission", "session"},
+    "sweep": {"session"},
+    "loop": CORE | {"address", "admission", "session", "sweep"},
     "server": CORE
     | {"address", "auth", "connection", "handshake", "health", "limits", "tls"}
     | {"listener", "loop", "session"},
