@@ -540,6 +540,14 @@ class _Tls:
     def send_now(self, data: bytes) -> int: ...
     def goodbye(self) -> bool: ...
 
+# What a poller waits for, and how far a connection is: see sockio.h and answer.pxi.
+_READ: int
+_WRITE: int
+_SERVED: int
+_FADING: int
+_GREETING: int
+_HELD: int
+
 # For pysock's own server: see crew.pxi and memory.pxi.
 @final
 class _Memory:

@@ -1,8 +1,8 @@
 """What both ends do before the first message: a TLS handshake, the proof of a key.
 
-These are steps that never wait: generators that yield what to wait for, `READ` or `WRITE`,
-and go on when that can be done.  A server's poller drives them, and `conduct` does for a
-client.
+These are steps that never wait: generators that yield what to wait for, as a selector
+takes it, and go on when that can be done.  A server's poller drives them, and `conduct`
+does for a client.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from collections.abc import Iterator
 
 from .connection import selector_of_any
 from .errors import AuthenticationError, ConnectionClosed
-from .framing import _Tls
+from .framing import _READ, _Tls
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["READ", "WRITE", "Steps", "binding_of", "conduct", "prove", "secure", "wire_of"]
-
-READ, WRITE = 1, 2  # as SOCK_READ and SOCK_WRITE
+__all__ = ["Steps", "binding_of", "conduct", "prove", "secure", "wire_of"]
 
 Steps = Iterator[int]
 
@@ -91,7 +89,7 @@ def _prove(wire: Any, side: Any, first: bytes) -> Steps:
             try:
                 part = wire.recv(side.wanted - len(came))
             except BlockingIOError:
-                yield READ
+                yield _READ
                 continue
             if not part:
                 raise ConnectionClosed

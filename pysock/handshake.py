@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .errors import AuthenticationError, ConnectionClosed
-from .greeting import READ, Steps, prove, secure, wire_of
+from .framing import _READ
+from .greeting import Steps, prove, secure, wire_of
 from .penalties import Penalties, source_of
 from .proxy import ProxyHeader, Trusted, parse
 from .session import Served
@@ -224,7 +225,7 @@ def _proxy_header(sock: socket.socket, accept: str) -> Any:
         try:
             came = sock.recv(_PEEK, socket.MSG_PEEK)
         except BlockingIOError:
-            yield READ
+            yield _READ
             continue
         if not came:
             raise ConnectionClosed("the connection ended before its first message")

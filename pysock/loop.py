@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 from .address import format_peer
 from .admission import Admission
 from .errors import ConnectionClosed, Error
-from .framing import _Crew, _Memory
+from .framing import _FADING, _GREETING, _HELD, _READ, _SERVED, _Crew, _Memory
 from .session import Served, counted, explain_failure, hold
 from .sweep import Sweep
 
@@ -55,7 +55,6 @@ __all__ = ["Loop"]
 logger = logging.getLogger("pysock.server")
 
 _NEVER = float("inf")
-_SERVED, _FADING, _GREETING, _HELD = range(4)  # as in answer.pxi
 _LONGEST_WAIT = 86400.0  # what poll() takes has an end
 _FADING_TICK = 0.05  # how often a connection that is being closed is looked at
 _FIRST_REQUEST = 1.0  # what a client that has sent nothing yet gets when the server stops
@@ -343,7 +342,7 @@ class Loop:
             connection._stage = _GREETING
             self._handshakes.begin(connection, now)
             self._crew.call_at(self._handshakes.next_at() or _NEVER)
-            self._park(connection, 1)
+            self._park(connection, _READ)
         else:
             self._begin(connection)
 
@@ -355,7 +354,7 @@ class Loop:
             self._start_session(connection)
         else:
             connection._stage = _SERVED
-            self._park(connection, 1)
+            self._park(connection, _READ)
 
     def _cannot_park(self, connection: Served, exc: OSError) -> None:
         self._log(logging.WARNING, "cannot wait for a connection: %s", exc)

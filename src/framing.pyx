@@ -17,13 +17,17 @@ The parts of this one module, each built on those before it:
     turns.pxi       one thread at a time
     memory.pxi      how much the frames of a server's connections may take
     tls.pxi         records on top of a socket
+    ends.pxi        what is no socket: pipes, foreign objects
     transport.pxi   bytes over a socket: deadlines, waiting, waking
+    buffer.pxi      bytes read ahead
     receive.pxi     the receiving half of a stream
     send.pxi        the sending half
     files.pxi       frames from and to files
     answer.pxi      a server's turn with a connection
     closing.pxi     how it ends
+    options.pxi     what can be set on a stream and asked of it
     stream.pxi      FrameStream: the calls that a user makes
+    lead.pxi        who of several threads leads
     crew.pxi        threads that serve connections by turns
     primitives.pxi  recv_exactly and its kin
 """
@@ -134,12 +138,16 @@ include "decoder.pxi"
 include "turns.pxi"
 include "memory.pxi"
 include "tls.pxi"
+include "ends.pxi"
 include "transport.pxi"
+include "buffer.pxi"
 include "receive.pxi"
 include "send.pxi"
 include "files.pxi"
 include "answer.pxi"
 include "closing.pxi"
+include "options.pxi"
 include "stream.pxi"
+include "lead.pxi"
 include "crew.pxi"
 include "primitives.pxi"

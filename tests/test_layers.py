@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "session": CORE | {"address", "connection", "proxy"},
     "limits": set(),
     "listener": {"address"},
-    "handshake": {"auth", "errors", "greeting", "penalties", "proxy", "session"},
+    "handshake": {"auth", "errors", "framing", "greeting", "penalties", "proxy", "session"},
     "admission": {"address", "credentials", "listener"},
     "sweep": {"session"},
     "loop": CORE | {"address", "admission", "session", "sweep"},

@@ -1,0 +1,54 @@
+# What a stream can be made of, besides a socket: two descriptors, a foreign object.
+
+import socket as _socket
+
+
+cdef class _Descriptors:
+    """Two pipe ends as one stream: read from one, write to the other."""
+
+    cdef readonly int reader
+    cdef readonly int writer
+    cdef object reader_owner  # a file that was given instead of a number
+    cdef object writer_owner
+
+    def __cinit__(self, reader, writer):
+        self.reader = reader if isinstance(reader, int) else reader.fileno()
+        self.writer = writer if isinstance(writer, int) else writer.fileno()
+        self.reader_owner = None if isinstance(reader, int) else reader
+        self.writer_owner = None if isinstance(writer, int) else writer
+
+    def fileno(self):
+        return self.reader
+
+    def close(self):
+        self.close_writer()
+        if self.reader >= 0:
+            reader, self.reader = self.reader, -1
+            close_descriptor(reader, self.reader_owner)
+
+    def close_writer(self):
+        if self.writer >= 0:
+            writer, self.writer = self.writer, -1
+            if writer != self.reader:
+                close_descriptor(writer, self.writer_owner)
+
+    def __repr__(self):
+        return f"<descriptors {self.reader}, {self.writer}>"
+
+
+cdef int close_descriptor(int number, owner) except -1:
+    if owner is None:
+        os.close(number)
+    else:
+        owner.close()
+    return 0
+
+
+cdef bint is_plain(sock):
+    """Whether the socket's descriptor can be used behind its back."""
+    cls = type(sock)
+    return (
+        isinstance(sock, _socket.socket)
+        and cls.recv_into is _socket.socket.recv_into
+        and cls.send is _socket.socket.send
+    )
