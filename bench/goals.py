@@ -176,5 +176,24 @@ SERVER = Table(
     by={"C by CPU": "server"},
 )
 
+TLS = Table(
+    {"SSLSocket": "ssl", "without TLS": "pysock"},
+    (
+        Row("64 B ping-pong", "tls_pingpong", subject="pysock_tls"),
+        Row("64 B pipelined 16 deep", "tls_pipelined", subject="pysock_tls"),
+        Row("64 B stream, send_many to recv_many", "tls_stream_many", subject="pysock_tls"),
+        Row("16 KiB stream", "tls_stream_16k", subject="pysock_tls"),
+        Row("1 MiB stream", "tls_stream_1m", {"SSLSocket": 0.9}, subject="pysock_tls"),
+        Row("64 MiB echo", "tls_echo_64m", subject="pysock_tls"),
+        Row(
+            "handshake, one request, close",
+            "tls_handshakes",
+            {"SSLSocket": 0.9},
+            subject="pysock_tls",
+            figure=_per_second,
+        ),
+    ),
+)
+
 IMPORT_GOAL = 0.015  # seconds that `import pysock` may take longer than what it needs
 MEMORY_GOAL = 4096  # bytes of user memory for an idle connection

@@ -3,9 +3,9 @@
     python bench/report.py results.json [--detail] [--subject RIVAL]
 
 A ratio above 1 says that pysock is the faster one; it is a ratio of medians of
-rounds that were run by turns.  The control is C against itself in the same run,
-and after "+-" the spread of that ratio from turn to turn (half the middle half):
-as far as these are from 1 and 0, as far may the other figures be wrong.
+rounds that were run by turns.  The control is C, or who stands in for it, against itself
+in the same run, and after "+-" the spread of that ratio from turn to turn (half the
+middle half): as far as these are from 1 and 0, as far may the other figures be wrong.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from dataclasses import fields
 from statistics import median, quantiles
 from typing import Any
 
-from goals import IMPORT_GOAL, MEMORY_GOAL, ONE_CONNECTION, SERVER, Row, Table
+from goals import IMPORT_GOAL, MEMORY_GOAL, ONE_CONNECTION, SERVER, TLS, Row, Table
 from interleave import Round
 
 Rounds = Mapping[str, Sequence[Round]]  # of one work, by rival
@@ -27,7 +27,7 @@ NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
 def table(results: Results, subject: str = "pysock") -> str:
     """Return the tables of all works in *results*, as aligned Markdown."""
     tables = []
-    for kind in (ONE_CONNECTION, SERVER):
+    for kind in (ONE_CONNECTION, SERVER, TLS):
         columns = [
             column
             for column, usual in kind.columns.items()
@@ -44,7 +44,7 @@ def table(results: Results, subject: str = "pysock") -> str:
             lines.append(_memory_line(results["server_idle"], columns, subject))
         if lines:
             heads = [_heading(kind, column) for column in columns]
-            first = [f"{subject} against", *heads, "C control", "verdict"]
+            first = [f"{subject} against", *heads, "control", "verdict"]
             tables.append(_aligned([first, *lines]))
     return "\n\n".join(tables)
 
@@ -184,18 +184,29 @@ def _ratio(
 
 
 def _control(by_rival: Rounds) -> str:
-    ratio = _ratio(by_rival, "c", "c_again")
+    ratio = _ratio_of_control(by_rival)
     return "" if ratio is None else f"{ratio:.2f} +-{_spread(by_rival):.2f}"
 
 
+def _ratio_of_control(by_rival: Rounds) -> float | None:
+    name = _controlled(by_rival)
+    return None if name is None else _ratio(by_rival, name, f"{name}_again")
+
+
+def _controlled(by_rival: Rounds) -> str | None:
+    """Return who is there twice."""
+    return next((name for name in by_rival if f"{name}_again" in by_rival), None)
+
+
 def _is_noisy(by_rival: Rounds) -> bool:
-    ratio = _ratio(by_rival, "c", "c_again")
+    ratio = _ratio_of_control(by_rival)
     return ratio is not None and (abs(ratio - 1) > NOISY or _spread(by_rival) > 2 * NOISY)
 
 
 def _spread(by_rival: Rounds) -> float:
     """Return half the middle half of the control's ratios, turn by turn."""
-    turns = zip(by_rival["c"], by_rival["c_again"], strict=True)
+    name = _controlled(by_rival)
+    turns = zip(by_rival[str(name)], by_rival[f"{name}_again"], strict=True)
     low, high = _quartiles([c.seconds / again.seconds for c, again in turns])
     return (high - low) / 2
 

@@ -162,7 +162,16 @@ def echo_into_server(conn: Conn, options: Options) -> None:
         conn.send(view[: conn.recv_into(buffer)])
 
 
-WORKS = {
+def handshakes_client(conn: Any, options: Options, message: bytes) -> None:
+    for _ in range(options.count):
+        conn.handshake()
+
+
+def handshakes_server(conn: Any, options: Options) -> None:
+    conn.serve_forever()
+
+
+WORKS: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {
     "pingpong": (pingpong_client, pingpong_server),
     "pipelined": (pipelined_client, pipelined_server),
     "stream_many": (stream_small_client, stream_many_server),
@@ -170,6 +179,7 @@ WORKS = {
     "stream": (stream_client, stream_server),
     "echo": (echo_client, pingpong_server),
     "echo_into": (echo_into_client, echo_into_server),
+    "handshakes": (handshakes_client, handshakes_server),
 }
 
 
@@ -177,6 +187,11 @@ def check(reply: Any, options: Options) -> None:
     """Refuse a reply of the wrong size; only the last of a round is looked at."""
     if len(reply) != options.size:
         raise ValueError(f"reply of {len(reply)} bytes, expected {options.size}")
+
+
+def gone() -> int:
+    """Refuse the end of a stream in the midst of a work."""
+    raise EOFError
 
 
 def target(address: str) -> tuple[str, int] | str:
