@@ -177,14 +177,32 @@ class Process:
         return PeerError(f"{' '.join(self._command)} {what}\n{self.errors()}")
 
 
-class Pair:
+class Processes:
+    """Processes that belong together."""
+
+    def __init__(self) -> None:
+        self._ends: list[Process] = []
+
+    def _start(self, command: list[str], cores: set[int]) -> Process:
+        process = Process(command, cores)
+        self._ends.append(process)
+        return process
+
+    def close(self) -> None:
+        """End them all, the last one first: its end tells those before it."""
+        for end in reversed(self._ends):
+            end.close(5)
+        self._ends.clear()
+
+
+class Pair(Processes):
     """The two processes of one rival at one work, connected and ready."""
 
     def __init__(self, rival: Rival, work: Work, sockets: Path) -> None:
+        super().__init__()
         client_core, server_core = cores()
         count = work.count_for(rival.name)
         self._count = count
-        self._ends: list[Process] = []
         address = f"unix://{sockets}-{rival.name}" if work.unix else "tcp://127.0.0.1:0"
         options = [str(count), str(work.size), str(work.spin_for(rival.name))]
         try:
@@ -201,21 +219,10 @@ class Pair:
             self.close()
             raise
 
-    def _start(self, command: list[str], cores: set[int]) -> Process:
-        process = Process(command, cores)
-        self._ends.append(process)
-        return process
-
     def round(self) -> Round:
         """Run one round."""
         self._client.ask("round\n")
         return Round(float(self._client.answer()) / self._count)
-
-    def close(self) -> None:
-        """End both processes, the client first: its end tells the server."""
-        for end in reversed(self._ends):
-            end.close(5)
-        self._ends.clear()
 
 
 class Start:
@@ -281,7 +288,7 @@ def interleave(
 
 def _alike(rival: str) -> str:
     """The pysock of before a change does what the one of today does."""
-    return "pysock" if rival == "before" else rival
+    return "pysock" if rival == "before" else rival.removesuffix("_again")
 
 
 def _pipe(pipe: IO[str] | None) -> IO[str]:

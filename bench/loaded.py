@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from interleave import PeerError, Process, Rival, Round, Unavailable, Work, cores
+from interleave import PeerError, Processes, Rival, Round, Unavailable, Work, cores
 
 ALONE = "_alone"  # a rival with this at its end has no idle connections beside it
 SPARE_FILES = 100  # descriptors that a server needs for itself
@@ -47,7 +47,7 @@ class ServerWork(Work):
         )
 
 
-class ServerPair:
+class ServerPair(Processes):
     """A server and what loads it, connected and ready.
 
     Args:
@@ -56,6 +56,7 @@ class ServerPair:
     """
 
     def __init__(self, rival: Rival, work: ServerWork, load: str, sockets: Path) -> None:
+        super().__init__()
         if not Path(load).exists():
             raise Unavailable("no load generator: it wants Linux and a C compiler")
         self._idle = idle = work.idle_for(rival.name)
@@ -63,7 +64,6 @@ class ServerPair:
         if files != resource.RLIM_INFINITY and files < idle + work.connections + SPARE_FILES:
             raise Unavailable(f"{idle} idle connections: the hard limit is {files} files")
         self._count = count = work.count_for(rival.name)
-        self._ends: list[Process] = []
         at = f"unix://{sockets}-{rival.name}" if work.unix else "tcp://127.0.0.1:0"
         load_cores, server_cores = several_cores() if work.several_cores else cores()
         shape = [str(n) for n in (count, work.size, work.connections, work.depth)]
@@ -81,11 +81,6 @@ class ServerPair:
         except BaseException:
             self.close()
             raise
-
-    def _start(self, command: list[str], cores: set[int]) -> Process:
-        process = Process(command, cores)
-        self._ends.append(process)
-        return process
 
     def _ask(self, line: str) -> str:
         self._load.ask(line)
@@ -109,12 +104,6 @@ class ServerPair:
         return Round(
             seconds / self._count, longest, load / seconds, used / self._count, memory
         )
-
-    def close(self) -> None:
-        """End both processes, the load first."""
-        for end in reversed(self._ends):
-            end.close(5)
-        self._ends.clear()
 
     def _processes(self) -> list[int]:
         """The server's process, and its children if there are workers among them."""

@@ -10,8 +10,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,3 +120,23 @@ def full_backlog(tmp_path: Path) -> Iterator[socket.socket]:
         listener.listen(0)
         first.connect(listener.getsockname())
         yield listener
+
+
+@pytest.fixture
+def resolved(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make every name resolve to the socket addresses given."""
+
+    def resolve_to(*sockaddrs: Any) -> None:
+        found = [
+            (socket.AF_INET6 if len(sockaddr) == 4 else socket.AF_INET, 1, 6, "", sockaddr)
+            for sockaddr in sockaddrs
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+
+    return resolve_to
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Away from the sources, which would stand before the installed package."""
+    monkeypatch.chdir(tmp_path)

@@ -179,46 +179,23 @@ def test_module_of_the_current_folder_comes_first(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the following arguments are required: HANDLER"),
-        (
-            ["app:upper", "--max-frame", "1T"],
-            "argument --max-frame: '1T' is not a number of b",
-        ),
-        (
-            ["app:upper", "--processes", "0"],
-            "argument --processes: '0' is not a number from 1",
-        ),
-        (
-            ["app:upper", "--workers", "-1"],
-            "argument --workers: '-1' is not a number from 0 up",
-        ),
-        (
-            ["app:upper", "--max-connections", "x"],
-            "argument --max-connections: 'x' is not a n",
-        ),
-        (
-            ["app:upper", "--timeout", "0"],
-            "argument --timeout: '0' is not a number of seconds",
-        ),
-        (
-            ["app:upper", "--drain", "nan"],
-            "argument --drain: 'nan' is not a number of seconds",
-        ),
-        (
-            ["app:upper", "--idle-timeout", "inf"],
-            "argument --idle-timeout: 'inf' is not a num",
-        ),
-        (["app:upper", "--log-level", "loud"], "argument --log-level: invalid choice: 'loud'"),
-        (["app:upper", "--framing", "morse"], "no format is called 'morse'; there are amqp,"),
-        (["app:upper", "--framing", "dns", "--max-frame", "1M"], "max_frame is 1048576, more"),
-        (
-            ["app:upper", "--trusted-proxy", "10.0.0.0/8"],
-            "--trusted-proxy means nothing witho",
-        ),
+        ("", "the following arguments are required: HANDLER"),
+        ("x:y --max-frame 1T", "argument --max-frame: '1T' is not a number of bytes, as in"),
+        ("x:y --processes 0", "argument --processes: '0' is not a number from 1 up"),
+        ("x:y --processes 1000000000", "argument --processes: '1000000000' is not a number"),
+        ("x:y --workers -1", "argument --workers: '-1' is not a number from 0 up"),
+        ("x:y --max-connections x", "argument --max-connections: 'x' is not a number from 1"),
+        ("x:y --timeout 0", "argument --timeout: '0' is not a number of seconds above 0"),
+        ("x:y --drain nan", "argument --drain: 'nan' is not a number of seconds of 0 or more"),
+        ("x:y --idle-timeout inf", "argument --idle-timeout: 'inf' is not a number of sec"),
+        ("x:y --log-level loud", "argument --log-level: invalid choice: 'loud'"),
+        ("x:y --framing morse", "no format is called 'morse'; there are amqp,"),
+        ("x:y --framing dns --max-frame 1M", "max_frame is 1048576, more"),
+        ("x:y --trusted-proxy 10.0.0.0/8", "--trusted-proxy means nothing without --proxy-"),
     ],
 )
 def test_wrong_command_line_is_one_line_and_status_2(capsys, arguments, said):
-    assert main(["serve", *arguments]) == 2
+    assert main(["serve", *arguments.split()]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"pysock serve: {said}")
     assert err.count("\n") == 1
@@ -227,25 +204,19 @@ def test_wrong_command_line_is_one_line_and_status_2(capsys, arguments, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["app"], "handler 'app' is not of the form module:name, as in app:handle"),
-        (["app:"], "handler 'app:' is not of the form"),
-        (["app/x.py:upper"], "handler 'app/x.py:upper' is not of the form"),
-        (["app:upper", "--bind", "nowhere"], "address 'nowhere': no port"),
-        (
-            ["app:upper", "--bind", "tls://127.0.0.1:0"],
-            "address 'tls://127.0.0.1:0': this ver",
-        ),
-        (
-            ["app:upper", "--bind", "udp://127.0.0.1:0"],
-            "address 'udp://127.0.0.1:0': cannot l",
-        ),
-        (["app:upper", "--proxy-protocol", "v1", "--trusted-proxy", "x"], ""),
-        (["app:upper", "--app-dir", "nowhere"], "'"),
+        ("app", "handler 'app' is not of the form module:name, as in app:handle"),
+        ("app:", "handler 'app:' is not of the form"),
+        ("app/x.py:upper", "handler 'app/x.py:upper' is not of the form"),
+        ("app:upper --bind nowhere", "address 'nowhere': no port"),
+        ("app:upper --bind tls://127.0.0.1:0", "address 'tls://127.0.0.1:0' needs a certif"),
+        ("app:upper --bind udp://127.0.0.1:0", "address 'udp://127.0.0.1:0': cannot l"),
+        ("app:upper --proxy-protocol v1 --trusted-proxy x", ""),
+        ("app:upper --app-dir nowhere", "'"),
     ],
 )
 def test_wrong_value_is_one_line_and_status_2(tmp_path, arguments, said):
     bind = [] if "--bind" in arguments else ["--bind", "./s"]
-    status, err = run(tmp_path, *arguments, *bind)
+    status, err = run(tmp_path, *arguments.split(), *bind)
     assert err.startswith(f"pysock serve: {said}")
     assert err.count("\n") == 1
     assert status == 2

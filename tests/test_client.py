@@ -71,23 +71,23 @@ def took(call: Any) -> float:
 # ------------------------------------------------------------ addresses
 
 
-def converse(client: Client, peer: Peer) -> None:
+def converse(client: Client, peer: Peer) -> bytes:
+    """Have *peer* asked a question; return the reply that comes back."""
     sock = peer.accept()
     client.send(b"question")
     assert sock.recv(99) == FIELD.encode(b"question")
     sock.sendall(FIELD.encode(b"reply"))
-    assert client.recv() == b"reply"
+    return client.recv()
 
 
 @pytest.mark.parametrize(
-    "form",
-    ["tcp://127.0.0.1:{}", "127.0.0.1:{}", "localhost:{}", "tuple"],
+    "form", ["tcp://127.0.0.1:{}", "127.0.0.1:{}", "localhost:{}", "tuple"]
 )
 def test_client_connects_to_a_port(server, form):
     port = server.name[1]
     address = ("127.0.0.1", port) if form == "tuple" else form.format(port)
     with Client(address) as client:
-        converse(client, server)
+        assert converse(client, server) == b"reply"
         assert client.getpeername() == server.name
 
 
@@ -97,7 +97,7 @@ def test_client_connects_to_a_port_over_ipv6(form):
     with contextlib.closing(Peer(socket.AF_INET6, ("::1", 0))) as peer:
         port = peer.name[1]
         with Client(("::1", port) if form == "tuple" else form.format(port)) as client:
-            converse(client, peer)
+            assert converse(client, peer) == b"reply"
 
 
 @unix
@@ -109,7 +109,7 @@ def test_client_connects_to_a_path(tmp_path, form):
         contextlib.closing(Peer(socket.AF_UNIX, str(path))) as peer,
         Client(address) as client,
     ):
-        converse(client, peer)
+        assert converse(client, peer) == b"reply"
 
 
 @linux
@@ -118,7 +118,7 @@ def test_client_connects_to_an_abstract_name():
         name = peer.name.decode()
         assert name.startswith("\0")
         with Client(f"unix:@{name[1:]}") as client:
-            converse(client, peer)
+            assert converse(client, peer) == b"reply"
 
 
 def test_client_takes_a_connected_socket(paired_ends):
@@ -332,7 +332,7 @@ def test_server_that_comes_later_is_waited_for(server):
     assert connecting.is_alive()
     server.listen()
     with connecting.finish() as client:
-        converse(client, server)
+        assert converse(client, server) == b"reply"
 
 
 def test_server_that_comes_back_later_is_waited_for(server, again):

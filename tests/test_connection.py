@@ -71,30 +71,39 @@ def wire(framing: Format, messages: list[bytes]) -> bytes:
     return b"".join(framing.encode(message) for message in messages)
 
 
-def cut_everywhere(ends: Any, framing: Format, messages: list[bytes], receive: Any) -> None:
+def cut_everywhere(
+    ends: Any, framing: Format, messages: list[bytes], receive: Any
+) -> list[list[bytes]]:
+    """Return what is received of the messages, once for each place to cut them in two."""
     stream = wire(framing, messages)
-    assert reference.ReferenceDecoder(framing).feed(stream) == messages
     conn = ends[0].connection(framing)
+    all_received = []
     for cut in range(len(stream) + 1):
         ends[1].write(stream[:cut])
         received = drain(conn, receive)
         ends[1].write(stream[cut:])
         while len(received) < len(messages):
             received.append(receive(conn))
-        assert received == messages
+        all_received.append(received)
     assert conn.pending == 0
+    return all_received
 
 
 @pytest.mark.parametrize(("framing", "messages"), EVERY)
 def test_recv_goes_on_at_every_cut(ends, framing, messages):
     """P01"""
-    cut_everywhere(ends, framing, messages, FrameStream.recv)
+    stream = wire(framing, messages)
+    assert reference.ReferenceDecoder(framing).feed(stream) == messages
+    received = cut_everywhere(ends, framing, messages, FrameStream.recv)
+    assert received == [messages] * (len(stream) + 1)
 
 
 @pytest.mark.parametrize("framing", [FIELD, MARKED], ids=["plain", "marked"])
 def test_receiving_goes_on_at_every_cut(few_ends, framing, receive):
     """P01, in every way to receive"""
-    cut_everywhere(few_ends, framing, [b"hello", b"", b"0123456789" * 7], receive)
+    messages = [b"hello", b"", b"0123456789" * 7]
+    received = cut_everywhere(few_ends, framing, messages, receive)
+    assert received == [messages] * (len(wire(framing, messages)) + 1)
 
 
 @pytest.mark.parametrize(("framing", "messages"), EVERY)

@@ -55,7 +55,8 @@ other.close()
 CALLS = "recvfrom,recvmsg,sendto,sendmsg,sendfile"
 
 
-def run(tmp_path: Path, inject: str, *expected: str) -> None:
+def injected(tmp_path: Path, inject: str, *expected: str) -> int:
+    """Exchange messages while calls fail; return how many did."""
     strace = require_peer("strace")
     (tmp_path / "file").write_bytes(bytes(300_000))
     log = tmp_path / "log"
@@ -76,18 +77,18 @@ def run(tmp_path: Path, inject: str, *expected: str) -> None:
     if "ptrace" in done.stderr:
         pytest.skip("strace may not trace here")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert log.read_text().count("(INJECTED)") >= (1 if expected else 5)
+    return log.read_text().count("(INJECTED)")
 
 
 @pytest.mark.parametrize("error", ["EINTR", "EAGAIN"])
 def test_calls_that_are_interrupted_or_find_nothing_are_made_again(tmp_path, error):
     """P14"""
-    run(tmp_path, f"inject={CALLS}:error={error}:when=2+3")
+    assert injected(tmp_path, f"inject={CALLS}:error={error}:when=2+3") >= 5
 
 
 def test_waits_that_are_interrupted_are_waited_again(tmp_path):
     """P14"""
-    run(tmp_path, "inject=poll,ppoll:error=EINTR:when=1+2")
+    assert injected(tmp_path, "inject=poll,ppoll:error=EINTR:when=1+2") >= 5
 
 
 @pytest.mark.parametrize(
@@ -103,4 +104,4 @@ def test_calls_that_fail_for_good_are_the_error_that_the_system_gave(
     tmp_path, calls, error, kind
 ):
     """P14: in whichever thread; the other end sees the end of the stream"""
-    run(tmp_path, f"inject={calls}:error={error}:when=9+", kind)
+    assert injected(tmp_path, f"inject={calls}:error={error}:when=9+", kind) >= 1

@@ -430,7 +430,7 @@ def test_connection_is_set_up_once(paired_ends):
 
 def test_subclass_that_forgets_to_set_up_meets_an_error():
     """And not the end of the interpreter"""
-    run_python("""
+    said = run_python("""
 import gc, pysock
 
 class Forgetful(pysock.Connection):
@@ -452,3 +452,4 @@ for use in (
 conn = Forgetful()
 repr(conn), conn.stats, conn.pending, conn.unsent, conn.timeout, conn.closed
 """)
+    assert said == ""

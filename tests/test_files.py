@@ -450,7 +450,7 @@ def test_peer_that_goes_during_sendfile_raises_where_sigpipe_kills(tmp_path, blo
     """D09: os.sendfile has no MSG_NOSIGNAL"""
     with open(tmp_path / "file", "wb") as file:
         file.truncate(1 << 26)
-    run_python(
+    said = run_python(
         """
 import signal, socket, sys, threading, pysock
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -476,3 +476,4 @@ with pysock.Connection(a) as conn, open(sys.argv[1], "rb") as file:
         str(tmp_path / "file"),
         blocking,
     )
+    assert said == ""

@@ -192,15 +192,8 @@ def test_client_that_sends_on_and_on_is_closed_in_the_end(monkeypatch):
     monkeypatch.setattr(health, "_PATIENCE", 0.1 * TIME_FACTOR)
     with HealthServer("127.0.0.1:0", dict) as server, connect(server.address) as client:
         client.settimeout(LONG)
-
-        def cut():
-            try:
-                client.sendall(b"x")
-            except (BrokenPipeError, ConnectionResetError):
-                return True
-            return False
-
-        until(cut)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            until(lambda: client.sendall(b"x"))
 
 
 def test_client_that_does_not_read_holds_up_nobody(checked, monkeypatch):
@@ -268,7 +261,10 @@ def test_server_closes_at_once_with_clients_connected(checked):
 
 
 def test_server_that_was_never_started_can_be_closed():
-    HealthServer("127.0.0.1:0", dict).close()
+    server = HealthServer("127.0.0.1:0", dict)
+    server.close()
+    with pytest.raises(ConnectionRefusedError):
+        connect(server.address, LONG)
 
 
 def test_server_starts_once(checked):

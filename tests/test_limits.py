@@ -212,7 +212,7 @@ def test_system_without_such_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @unix
 def test_server_raises_its_own_limit() -> None:
-    run_python("""
+    said = run_python("""
 import resource, pysock
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
@@ -220,6 +220,7 @@ with pysock.Server("127.0.0.1:0", bytes.upper, max_connections=200) as server:
     assert server.max_connections == 200
 assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 264
 """)
+    assert said == ""
 
 
 # ------------------------------------------------------------ lines in the log

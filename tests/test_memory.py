@@ -43,24 +43,20 @@ other.send(b"x"), conn.recv(), conn.send(b"y"), other.recv(), time_out(conn)
 @pytest.mark.parametrize("came", [0, 10, 5000, 100_000])
 def test_header_that_announces_much_and_then_silence(came):
     """H05"""
-    run_python(
-        RESIDENT
-        + f"""
+    code = f"""
 before = resident()
 b.sendall(LengthField().pack_header(64 << 20) + bytes({came}))
 time_out(conn)
 assert conn.pending >= {came}
 assert resident() - before < (1 << 20), resident() - before
 """
-    )
+    assert run_python(RESIDENT + code) == ""
 
 
 @linux
 def test_many_connections_that_announce_much_and_then_silence():
     """H04: 200 of them, 128 KiB each and no more"""
-    run_python(
-        RESIDENT
-        + """
+    code = """
 pairs = [socket.socketpair() for _ in range(200)]
 conns = [pysock.Connection(pair[0], timeout=0) for pair in pairs]
 before = resident()
@@ -71,16 +67,14 @@ for (_, peer), conn in zip(pairs, conns):
     except BlockingIOError:
         pass
 assert resident() - before < 200 * 20_000, resident() - before
-""",
-    )
+"""
+    assert run_python(RESIDENT + code) == ""
 
 
 @linux
 def test_header_that_is_too_large_costs_nothing():
     """H02"""
-    run_python(
-        RESIDENT
-        + """
+    code = """
 try:
     LengthField().decoder().feed(bytes([255] * 4))  # what explains an error is imported
 except pysock.FrameTooLarge:
@@ -94,16 +88,14 @@ for _ in range(100):
         pass
 assert resident() - before < (1 << 20), resident() - before
 """
-    )
+    assert run_python(RESIDENT + code) == ""
 
 
 @linux
 @pytest.mark.parametrize("use", ["conn.recv", "lambda: conn.recv_into(bytearray(9))"])
 def test_idle_connections_hold_no_buffer(use):
     """500 that have been used, both ways; less than 4 KiB each, without the kernel's part"""
-    run_python(
-        RESIDENT
-        + f"""
+    code = f"""
 import gc
 gc.collect()
 pairs = [socket.socketpair() for _ in range(500)]
@@ -121,15 +113,13 @@ for conn, (_, peer) in zip(conns, pairs):
         pass
 assert resident() - before < 500 * 4096, (resident() - before) / 500
 """
-    )
+    assert run_python(RESIDENT + code) == ""
 
 
 @linux
 def test_file_through_a_connection_takes_constant_memory():
     """sendfile and recvfile: 64 MiB through less than 4"""
-    run_python(
-        RESIDENT
-        + """
+    code = """
 import tempfile
 conn.timeout = 30
 with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as copy:
@@ -141,14 +131,12 @@ with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as copy:
     sending.join()
     assert resident() - before < 4 << 20, resident() - before
 """
-    )
+    assert run_python(RESIDENT + code) == ""
 
 
 @linux
 def test_rest_of_a_large_message_is_given_back_when_it_has_left():
-    run_python(
-        RESIDENT
-        + """
+    code = """
 message = bytes(32 << 20)
 before = resident()
 try:
@@ -166,15 +154,13 @@ flushing.join()
 assert conn.unsent == 0
 assert resident() - before < 2 << 20, resident() - before
 """
-    )
+    assert run_python(RESIDENT + code) == ""
 
 
 @linux
 def test_many_messages_do_not_add_up():
     """K: what is sent, received, refused and timed out is given back"""
-    run_python(
-        RESIDENT
-        + """
+    code = """
 conn.timeout = other.timeout = 0
 sizes = [0, 10, 5000, 60_000, 150_000]
 
@@ -207,7 +193,7 @@ before = resident()
 some(5000)
 assert resident() - before < 1 << 20, resident() - before
 """
-    )
+    assert run_python(RESIDENT + code) == ""
 
 
 LITTLE = """
@@ -228,10 +214,7 @@ def fails(kind, call):
 @linux
 def test_rest_that_finds_no_memory_ends_sending():
     """And is not followed by another frame, in the middle of its own"""
-    run_python(
-        RESIDENT
-        + LITTLE
-        + """
+    code = """
 import mmap
 conn.framing = LengthField(max_frame=None)
 message = mmap.mmap(-1, 300 << 20)
@@ -249,15 +232,12 @@ except BlockingIOError:
     assert len(received) > 4
     assert not received[4:].strip(b"\\0")
 """
-    )
+    assert run_python(RESIDENT + LITTLE + code) == ""
 
 
 @linux
 def test_message_that_finds_no_memory_ends_receiving():
-    run_python(
-        RESIDENT
-        + LITTLE
-        + """
+    code = """
 conn.framing = LengthField(max_frame=None)
 conn.timeout = 10
 
@@ -279,16 +259,13 @@ conn.send(b"x")
 conn.close()
 writing.join()
 """
-    )
+    assert run_python(RESIDENT + LITTLE + code) == ""
 
 
 @linux
 def test_part_that_finds_no_memory_when_recv_into_times_out_ends_receiving():
     """And nothing is written any more to a buffer that was let go"""
-    run_python(
-        RESIDENT
-        + LITTLE
-        + """
+    code = """
 import mmap
 conn.framing = LengthField(max_frame=None)
 buffer = mmap.mmap(-1, 200 << 20)
@@ -311,7 +288,7 @@ fails(OSError, conn.recv)
 fails(OSError, lambda: conn.recv_into(bytearray(9)))
 conn.send(b"x")
 """
-    )
+    assert run_python(RESIDENT + LITTLE + code) == ""
 
 
 # ------------------------------------------------------------ as Python counts it

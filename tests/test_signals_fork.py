@@ -370,9 +370,7 @@ fork_kinds = pytest.mark.parametrize("kind", ["socketpair", "tcp", "pipes"])
 @fork_kinds
 def test_forked_child_must_not_use_the_connection(kind):
     """S06"""
-    run_python(
-        FORKED
-        + """
+    code = """
 other.send_many([b"one", b"two"])
 assert conn.recv() == b"one"
 
@@ -396,18 +394,15 @@ assert conn.recv() == b"two"
 conn.send(b"still")
 assert other.recv() == b"still"
 conn.close(), other.close()
-""",
-        kind,
-    )
+"""
+    assert run_python(FORKED + code, kind) == ""
 
 
 @fork_kinds
 @pytest.mark.parametrize("end", ["conn.close()", "globals().pop('conn')", "pass"])
 def test_forked_child_that_closes_leaves_the_parents_connection(kind, end):
     """S04: also one that sleeps, or has slept, in the parent"""
-    run_python(
-        FORKED
-        + f"""
+    code = f"""
 conn.timeout = 0.01
 try:
     conn.recv()  # makes what the connection is woken by
@@ -441,17 +436,14 @@ assert other.recv() == b"y"
 conn.close()
 assert list(other) == []
 other.close()
-""",
-        kind,
-    )
+"""
+    assert run_python(FORKED + code, kind) == ""
 
 
 @fork_kinds
 def test_forked_child_has_connections_of_its_own(kind):
     """S04: and the counter is of forks, not of processes"""
-    run_python(
-        FORKED
-        + """
+    code = """
 def use():
     mine, theirs = made(sys.argv[1])
     mine.send(b"x")
@@ -472,9 +464,8 @@ child(use)
 conn.send(b"z")
 assert other.recv() == b"z"
 conn.close(), other.close()
-""",
-        kind,
-    )
+"""
+    assert run_python(FORKED + code, kind) == ""
 
 
 def test_connection_is_handed_to_a_child_by_detach():

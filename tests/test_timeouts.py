@@ -102,7 +102,8 @@ def test_recv_into_that_timed_out_has_let_the_buffer_go(ends, size):
     assert buffer == b"?" * size + b"resized"
 
 
-def dribble(ends: Any, receive: Any, message: bytes) -> None:
+def dribbled(ends: Any, receive: Any, message: bytes) -> Any:
+    """Time out while *message* comes in single bytes; return it when the rest has come."""
     conn, peer = ends[0].connection(timeout=SPELL), ends[1]
     stream = FIELD.encode(message)
     over = threading.Event()
@@ -122,32 +123,33 @@ def dribble(ends: Any, receive: Any, message: bytes) -> None:
     assert sent
     peer.write(stream[len(stream) - 300 + len(sent) :])
     conn.timeout = LONG
-    assert receive(conn) == message
+    return receive(conn)
 
 
 def test_bytes_that_dribble_in_do_not_restart_the_deadline(few_ends, receive):
     """P08"""
-    dribble(few_ends, receive, LARGE)
+    assert dribbled(few_ends, receive, LARGE) == LARGE
 
 
 def test_bytes_of_a_small_frame_that_dribble_in(ends):
     """P08"""
-    dribble(ends, Connection.recv, SMALL)
+    assert dribbled(ends, Connection.recv, SMALL) == SMALL
 
 
 def test_bytes_that_keep_coming_do_not_restart_the_deadline_of_recvfile(ends):
     """P08"""
     conn, peer = ends[0].connection(timeout=SPELL), ends[1]
     peer.write(FIELD.pack_header(1_000_000))
-    over = threading.Event()
+    over, file = threading.Event(), io.BytesIO()
 
     def drip() -> None:
         while not over.wait(SPELL / 30):
             peer.write(bytes(100))
 
     with background(drip):
-        times_out(conn.recvfile, io.BytesIO())
+        times_out(conn.recvfile, file)
         over.set()
+    assert 0 < file.tell() < 1_000_000
 
 
 @pytest.mark.parametrize("timeout", [1e-9, 1, True, 1e9, 1e300, math.inf, None])

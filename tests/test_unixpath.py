@@ -16,21 +16,12 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import TIME_FACTOR, linux, unix
+from peers import reaches
 from pysock import unixpath
-from pysock.address import connect, listen
+from pysock.address import listen
 from pysock.unixpath import identity, unlink_if_same
 
 pytestmark = unix
-
-
-def exchange(listener, sockaddr):
-    """Prove that a client at *sockaddr* reaches *listener*."""
-    listener.settimeout(10 * TIME_FACTOR)
-    with connect(sockaddr, 10 * TIME_FACTOR) as client:
-        served, _ = listener.accept()
-        with served:
-            client.sendall(b"x")
-            assert served.recv(1) == b"x"
 
 
 def test_listen_on_a_path_is_private_from_the_start(tmp_path):
@@ -38,7 +29,7 @@ def test_listen_on_a_path_is_private_from_the_start(tmp_path):
     try:
         with listen(tmp_path / "s") as listener:
             mode = os.stat(tmp_path / "s").st_mode
-            exchange(listener, tmp_path / "s")
+            assert reaches(tmp_path / "s", listener)
     finally:
         os.umask(umask)
     assert stat.S_ISSOCK(mode)
@@ -61,7 +52,7 @@ def test_listen_on_a_path_is_private_by_umask_where_sockets_have_no_mode(
 def test_listen_on_an_abstract_name_needs_no_file(tmp_path):
     name = f"unix:@pysock-test-{os.getpid()}"
     with listen(name) as listener:
-        exchange(listener, name)
+        assert reaches(name, listener)
         with pytest.raises(OSError, match=f"cannot listen on {name}: Address already in use"):
             listen(name)
 
@@ -71,7 +62,7 @@ def test_listen_replaces_a_stale_path_d19(tmp_path):
         dead.bind(str(tmp_path / "s"))
         dead.listen()
     with listen(tmp_path / "s") as listener:
-        exchange(listener, tmp_path / "s")
+        assert reaches(tmp_path / "s", listener)
 
 
 def test_listen_does_not_steal_a_live_path_d19(tmp_path):
@@ -86,7 +77,7 @@ def test_listen_does_not_steal_a_live_path_d19(tmp_path):
         assert identity(str(tmp_path / "s")) == made
         first.settimeout(10 * TIME_FACTOR)
         first.accept()[0].close()  # the question itself was a connection
-        exchange(first, tmp_path / "s")
+        assert reaches(tmp_path / "s", first)
 
 
 @linux
@@ -126,7 +117,7 @@ def test_listen_in_a_missing_folder_names_the_path(tmp_path):
 def test_listen_works_relative_to_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with listen("unix:s") as listener:
-        exchange(listener, "./s")
+        assert reaches("./s", listener)
         assert unlink_if_same("s", identity("s"))
     assert not (tmp_path / "s").exists()
 
@@ -163,7 +154,7 @@ def test_listen_is_not_held_up_by_a_lock_on_the_folder(tmp_path, monkeypatch):
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         with listen(tmp_path / "s") as listener:
-            exchange(listener, tmp_path / "s")
+            assert reaches(tmp_path / "s", listener)
     finally:
         os.close(fd)
 
@@ -205,5 +196,5 @@ def test_listen_after_a_server_was_killed_d19(tmp_path):
             server.send_signal(signal.SIGKILL)
             server.wait()
             with listen(("127.0.0.1", port)) as tcp, listen(tmp_path / "s") as path:
-                exchange(tcp, ("127.0.0.1", port))
-                exchange(path, tmp_path / "s")
+                assert reaches(("127.0.0.1", port), tcp)
+                assert reaches(tmp_path / "s", path)

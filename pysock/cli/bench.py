@@ -9,19 +9,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
-import re
 import selectors
 import time
+from functools import partial
 from typing import Any
 
-from ..formats import named
 from . import DISCONNECTED, FAILED, INTERRUPTED, MISUSED, Failure, NoReader, Parser
 from .bench_crew import Crew, ctrl_c
 from .bench_histogram import Histogram
 from .bench_report import PERCENTILES, Progress, show
 from .demo import Screen
+from .options import add_address, as_count, as_number, as_seconds, as_size, format_of
 
 DESCRIPTION = """\
 Put load on a server of yours and say how it does: requests per second, how long replies
@@ -73,22 +72,20 @@ or message; 130 after Ctrl-C; 255 no request was answered"""
 
 REOPENING = 0.01  # seconds between two attempts to replace lost connections, in all
 KINDS = ("lost", "timeout", "connect", "framing", "unasked")
-_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+MOST = 1e9  # seconds, which any clock can add, or requests per second
+
+_seconds = partial(as_seconds, below=MOST)
 
 
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
+    add_address(parser)
     add = parser.add_argument
-    add(
-        "address",
-        metavar="ADDRESS",
-        help="host:port, tcp://host:port, unix:///path, unix:@abstract or a path",
-    )
     add(
         "-c",
         "--connections",
         metavar="N",
-        type=_count,
+        type=as_count,
         default=50,
         help="connections; default: %(default)s",
     )
@@ -96,7 +93,7 @@ def configure(parser: Parser) -> None:
         "-d",
         "--depth",
         metavar="N",
-        type=_count,
+        type=as_count,
         default=1,
         help="requests under way on each, sent without waiting; default: %(default)s",
     )
@@ -105,7 +102,7 @@ def configure(parser: Parser) -> None:
         "-s",
         "--size",
         metavar="N",
-        type=_size,
+        type=as_size,
         default=64,
         help="bytes of each message, as 100, 64k or 1M; default: %(default)s",
     )
@@ -121,12 +118,16 @@ def configure(parser: Parser) -> None:
         help="how long to send; default: %(default)g",
     )
     length.add_argument(
-        "-n", "--requests", metavar="N", type=_count, help="how many requests to send instead"
+        "-n",
+        "--requests",
+        metavar="N",
+        type=as_count,
+        help="how many requests to send instead",
     )
     add(
         "--warmup",
         metavar="SECONDS",
-        type=_seconds_or_none,
+        type=partial(_seconds, zero=True),
         default=0.5,
         help="how long to send before that; default: %(default)g",
     )
@@ -134,13 +135,13 @@ def configure(parser: Parser) -> None:
         "-p",
         "--processes",
         metavar="N",
-        type=_count,
+        type=as_count,
         help="processes that send; default: as many as processors, 4 at most",
     )
     add(
         "--rate",
         metavar="N",
-        type=_rate,
+        type=partial(as_number, what="requests per second", below=MOST),
         help="requests per second in all; default: as many as are answered",
     )
     add(
@@ -152,7 +153,7 @@ def configure(parser: Parser) -> None:
     add(
         "--max-frame",
         metavar="BYTES",
-        type=_size,
+        type=as_size,
         help="longest payload to send or accept; default: the format's own, often 64 MiB",
     )
     add(
@@ -373,12 +374,7 @@ def _print(text: str) -> None:
 
 def _message(options: argparse.Namespace) -> bytes:
     """Return the message to send, which the format can carry."""
-    try:
-        framing = named(options.framing)
-        if options.max_frame is not None:
-            framing = framing.replace(max_frame=options.max_frame)
-    except (ValueError, OverflowError) as exc:
-        raise Failure(str(exc), MISUSED) from None
+    framing = format_of(options.framing, options.max_frame)
     if options.message is not None:
         message = os.fsencode(options.message)
     elif options.file is not None:
@@ -407,39 +403,3 @@ def _processors() -> int:
 def _share(total: int, index: int, count: int) -> int:
     """Return the part of *total* that number *index* of *count* gets."""
     return total * (index + 1) // count - total * index // count
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 53):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
-    return int(text)
-
-
-def _size(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,15})([kmg]?)", text.lower())
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write 100, 64k or 1M")
-    return int(found[1]) * _FACTORS[found[2]]
-
-
-def _number(text: str, what: str, zero: bool = False) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (0 < number < 1e9 or (zero and number == 0)):
-        least = "of 0 or more" if zero else "above 0"
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what} {least}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    return _number(text, "seconds")
-
-
-def _seconds_or_none(text: str) -> float:
-    return _number(text, "seconds", zero=True)
-
-
-def _rate(text: str) -> float:
-    return _number(text, "requests per second")

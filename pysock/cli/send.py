@@ -19,9 +19,10 @@ import time
 from collections.abc import Iterable, Iterator
 
 from .. import Client, ConnectionClosed, FramingError, IncompleteFrame
-from ..formats import NAMED, named
+from ..formats import NAMED
 from ..framing import Format
 from . import DISCONNECTED, FAILED, MISUSED, Failure, NoReader, Parser
+from .options import add_address, as_seconds, format_of
 
 DESCRIPTION = """\
 Send messages, each as one frame, and print the replies, each on a line of its own.
@@ -50,12 +51,8 @@ NAP = 0.5  # the longest sleep: a signal that comes just before one is seen afte
 
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
+    add_address(parser)
     add = parser.add_argument
-    add(
-        "address",
-        metavar="ADDRESS",
-        help="host:port, tcp://host:port, unix:///path, unix:@abstract or a path",
-    )
     add(
         "messages",
         metavar="MESSAGE",
@@ -78,7 +75,7 @@ def configure(parser: Parser) -> None:
     add(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=as_seconds,
         help="longest wait for connecting (default: 10), and for a server that owes a reply "
         "or takes nothing (default: no limit)",
     )
@@ -106,7 +103,7 @@ def configure(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Connect, exchange, return 0."""
-    framing = _framing(options.framing, options.max_frame)
+    framing = format_of(options.framing, options.max_frame)
     batches: Iterable[list[bytes]]
     if options.messages:
         batches = [_arguments(options.messages, framing, options.hex)]
@@ -298,24 +295,6 @@ def _lost(exc: Exception) -> Failure:
 
 
 # ---------------------------------------------------------------- what the user gave
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
-
-
-def _framing(name: str, max_frame: int | None) -> Format:
-    try:
-        framing = named(name)
-        return framing if max_frame is None else framing.replace(max_frame=max_frame)
-    except (ValueError, OverflowError) as exc:
-        raise Failure(str(exc), MISUSED) from None
 
 
 def _arguments(texts: list[str], framing: Format, in_hex: bool) -> list[bytes]:

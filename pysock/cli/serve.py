@@ -11,18 +11,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import math
 import os
-import re
 import signal
 import sys
 from functools import partial
 from typing import Any
 
 from .. import Server, __version__, serve
-from ..formats import named
-from ..framing import Format
 from . import FAILED, MISUSED, Failure, Parser
+from .options import as_count, as_seconds, as_size, format_of
 
 DESCRIPTION = """\
 Serve messages with a function of yours: it is called with each message, and what it
@@ -50,8 +47,9 @@ exit status: 0 after SIGTERM; 130 after SIGINT; 1 nothing could be served: the m
 handler or the address cannot be had; 2 a wrong command line"""
 
 DEFAULT_BIND = "tcp://127.0.0.1:8000"
-UNITS = {None: 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 LEVELS = ["debug", "info", "warning", "error"]
+
+_count = partial(as_count, most=999_999_999)
 
 
 def configure(parser: Parser) -> None:
@@ -68,7 +66,7 @@ def configure(parser: Parser) -> None:
     add(
         "--processes",
         metavar="N",
-        type=partial(_count, least=1),
+        type=_count,
         default=1,
         help="worker processes; default: %(default)s",
     )
@@ -89,33 +87,33 @@ def configure(parser: Parser) -> None:
     add(
         "--max-frame",
         metavar="BYTES",
-        type=_size,
+        type=as_size,
         help="longest payload to accept, as in 64k or 1M; default: the format's own, often "
         "64M",
     )
     add(
         "--max-connections",
         metavar="N",
-        type=partial(_count, least=1),
+        type=_count,
         help="open connections of each process, past which clients wait; default: 1024",
     )
     add(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=as_seconds,
         help="for each call that a handler or session makes on its connection; default: no "
         "limit",
     )
     add(
         "--idle-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=as_seconds,
         help="close connections that are silent so long; default: 600",
     )
     add(
         "--drain",
         metavar="SECONDS",
-        type=partial(_seconds, zero=True),
+        type=partial(as_seconds, zero=True),
         default=30.0,
         help="at the end, the time for what is under way; default: %(default)g",
     )
@@ -159,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
     if options.trusted_proxy and not options.proxy_protocol:
         raise Failure("--trusted-proxy means nothing without --proxy-protocol", MISUSED)
     chosen: dict[str, Any] = {
-        "framing": _framing(options.framing, options.max_frame),
+        "framing": format_of(options.framing, options.max_frame),
         "workers": options.workers,
         "max_connections": options.max_connections,
         "timeout": options.timeout,
@@ -214,38 +212,3 @@ def _log_to_stderr(level: str) -> None:
         format="%(asctime)s %(process)d %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-
-
-# ---------------------------------------------------------------- what the user gave
-
-
-def _count(text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} up")
-    return int(text)
-
-
-def _seconds(text: str, zero: bool = False) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (0 < seconds < math.inf or zero and seconds == 0):
-        wanted = "0 or more" if zero else "above 0"
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, {wanted}")
-    return seconds
-
-
-def _size(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,15})(?:([kmg])(?:i?b)?)?", text.lower())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, as in 64k or 1M")
-    return int(match[1]) * UNITS[match[2]]
-
-
-def _framing(name: str, max_frame: int | None) -> Format:
-    try:
-        framing = named(name)
-        return framing if max_frame is None else framing.replace(max_frame=max_frame)
-    except (ValueError, OverflowError) as exc:
-        raise Failure(str(exc), MISUSED) from None
