@@ -242,7 +242,7 @@ def own_certificate(context: ssl.SSLContext) -> bytes:
     probe = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     probe.check_hostname = False
     probe.verify_mode = ssl.CERT_NONE
-    probe.set_ciphers("ALL:@SECLEVEL=0")
+    probe.set_ciphers("ALL:!aNULL:@SECLEVEL=0")  # whatever the server may have
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = probe.wrap_bio(to_client, to_server)
     try:
