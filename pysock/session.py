@@ -97,13 +97,13 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
             session.handle()
         finally:
             session.finish()
-    except (ConnectionClosed, FramingError) as exc:
+    except (ConnectionClosed, FramingError, AuthenticationError) as exc:
         quiet = isinstance(exc, ConnectionClosed) and not isinstance(exc, IncompleteFrame)
         level = logging.DEBUG if quiet else logging.WARNING
         logger.log(level, "%s: %s", format_peer(client_address), exc)
     except Exception as exc:
         if isinstance(exc, OSError) and connection._is_lost():
-            logger.info("%s: %s", format_peer(client_address), exc)
+            logger.log(_level(exc), "%s: %s", format_peer(client_address), exc)
             return True
         server._tell_error(connection)
         return False
@@ -121,12 +121,15 @@ def explain_failure(server: Any, connection: Served, exc: BaseException) -> None
         server._tell_error(connection)
     elif isinstance(exc, FramingError | IncompleteFrame | AuthenticationError):
         server._seldom.log(logging.WARNING, "%s: %s", peer, exc)
-    elif connection.crypt is not None and isinstance(exc, OSError):
-        server._seldom.log(logging.WARNING, "%s: %s", peer, exc.strerror or exc)
     elif isinstance(exc, ConnectionClosed):
         server._seldom.log(logging.DEBUG, "%s: %s", peer, exc)
     else:
-        server._seldom.log(logging.INFO, "%s: %s", peer, exc)
+        server._seldom.log(_level(exc), "%s: %s", peer, exc)
+
+
+def _level(exc: BaseException) -> int:
+    """TLS that is not as it must be is worth more of a line than a connection that broke."""
+    return logging.WARNING if hasattr(exc, "reason") else logging.INFO
 
 
 def counted(connection: Served) -> dict[str, int]:

@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import os
 import re
-import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterable
@@ -22,7 +21,7 @@ from typing import Any, NoReturn
 
 from .keyfile import check_private
 
-__all__ = ["client_context", "explain", "own_certificate", "pin_of", "server_context", "wrap"]
+__all__ = ["client_context", "explain", "own_certificate", "pin_of", "server_context"]
 
 StrPath = str | os.PathLike[str]
 Password = str | bytes | bytearray | Callable[[], str | bytes | bytearray]
@@ -112,37 +111,6 @@ def client_context(
     if certificate is not None:
         _load_certificate(context, certificate, key, password)
     return context
-
-
-def wrap(
-    sock: socket.socket,
-    context: ssl.SSLContext,
-    server_side: bool,
-    server_hostname: str | None = None,
-) -> ssl.SSLSocket:
-    """Return *sock* as a non-blocking TLS socket whose handshake has not begun.
-
-    Args:
-        sock: a connected socket; it is taken over.
-        context: what to do TLS with.
-        server_side: whether this is the server.
-        server_hostname: the name that the server's certificate must have.
-
-    Raises:
-        ValueError: the context checks names, and there is none.
-    """
-    if context.check_hostname and not server_side and not server_hostname:
-        raise ValueError(
-            "the name in the server's certificate is to be checked: pass server_hostname="
-        )
-    sock.setblocking(False)
-    return context.wrap_socket(
-        sock,
-        server_side=server_side,
-        server_hostname=server_hostname,
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,  # a cut connection must not look like its end
-    )
 
 
 def _context(protocol: int, minimum: str) -> ssl.SSLContext:

@@ -92,7 +92,8 @@ cdef class _Responder(_Files):
             got = self.try_receive(iov, n, &until)
             if got > 0:
                 # A receive that was not filled has taken all there was.
-                may_receive[0] = got == offered
+                may_receive[0] = got == offered or (
+                    self.crypt is not None and self.crypt.stopped)
                 self.spread(got)
             elif got == 0:
                 self.ended = True

@@ -95,6 +95,11 @@ cdef class _Closer(_Responder):
     def _cut(self):
         """End both directions at once; the thread that is in a call notices, and closes."""
         if not self.closed and self.is_socket() and self.born == forks:
+            if owner_take(&self.sending.owner, PyThread_get_thread_ident()):
+                try:
+                    self.say_goodbye()
+                finally:
+                    self.leave(&self.sending)
             sock_shutdown_both(self.reader)
             self._wind_up()
 
@@ -115,7 +120,7 @@ cdef class _Closer(_Responder):
             if not self.is_socket() or self.out_file is not None:
                 return 0
             if not self.faded:
-                if self.crypt is not None and not self.crypt.say_goodbye():
+                if not self.say_goodbye():
                     return SOCK_WRITE
                 self.faded = True
                 if self.discard() or sock_shutdown_write(self.writer) < 0:
@@ -162,6 +167,8 @@ cdef class _Closer(_Responder):
         try:
             if self.closing_linger > 0:
                 self.end_gently()
+            else:
+                self.say_goodbye()
         finally:
             self.drop_tail()
             self.drop_buffer()
@@ -186,9 +193,8 @@ cdef class _Closer(_Responder):
                 return 0
         if not self.is_socket():
             return 0
-        if self.crypt is not None and not self.send_error and self.out_file is None:
-            while not self.crypt.say_goodbye() and self.wait_for_room(end):
-                pass
+        while not self.say_goodbye() and self.wait_for_room(end):
+            pass
         self.discard()
         if (
             self.send_error or self.out_file is not None
@@ -208,6 +214,18 @@ cdef class _Closer(_Responder):
                     self.reader, self.writer, SOCK_READ, SOCK_BAD, min(left, nap))
             nap = min(2 * nap, 0.05)
             PyErr_CheckSignals()
+
+    cdef bint say_goodbye(self) except -1:
+        """Send TLS's close_notify, where all else has left; return whether it has too.
+
+        Without it the peer must take the end for that of a cut stream.
+        """
+        if (
+            self.crypt is None or self.send_error or self.out_file is not None
+            or self.tail_end > self.tail_start
+        ):
+            return True
+        return self.crypt.say_goodbye()
 
     cdef int flush_foreign(self) except -1:
         cdef Deadline until = Deadline(self.closing_linger, NOT_BEGUN)

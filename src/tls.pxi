@@ -55,6 +55,7 @@ cdef class _Tls:
     cdef bint fed             # OpenSSL may have something to read
     cdef bint drained         # the last receive took all that there was
     cdef int late             # an error that came behind bytes
+    cdef bint stopped         # the last receive came to an end, or an error
     cdef list records         # on their way out
     cdef Py_ssize_t record_start  # of the first one
     cdef Py_ssize_t pledged   # bytes that are in them, and not counted as sent yet
@@ -137,7 +138,7 @@ cdef class _Tls:
         cdef int i
         self.take()
         try:
-            self.drained = False
+            self.drained = self.stopped = False
             self.in_wants = SOCK_READ
             for i in range(n):
                 done = 0
@@ -146,7 +147,8 @@ cdef class _Tls:
                     if got <= 0:
                         if self.interruption is not None and total == 0:
                             self.raise_interruption()
-                        if total and got < 0 and not sock_again(got):
+                        self.stopped = not sock_again(got)
+                        if total and self.stopped:
                             self.late = <int>got
                         return total or got
                     done += got

@@ -157,8 +157,8 @@ def shake() -> Iterator[Callable[..., tuple[Any, Any]]]:
         ) -> tuple[Any, Any]:
             near, far = map(stack.enter_context, socket.socketpair())
             ends = [
-                stack.enter_context(tls.wrap(near, client, False, name)),
-                stack.enter_context(tls.wrap(far, server, True)),
+                stack.enter_context(wrap(near, client, False, name)),
+                stack.enter_context(wrap(far, server, True)),
             ]
             found: list[Any] = [None, None]
             while not all(found):
@@ -170,6 +170,20 @@ def shake() -> Iterator[Callable[..., tuple[Any, Any]]]:
             return found[0], found[1]
 
         yield shake
+
+
+def wrap(
+    sock: socket.socket, context: ssl.SSLContext, server_side: bool, name: str | None = None
+) -> ssl.SSLSocket:
+    """The socket, non-blocking, with TLS of which the handshake has not begun."""
+    sock.setblocking(False)
+    return context.wrap_socket(
+        sock,
+        server_side=server_side,
+        server_hostname=name,
+        do_handshake_on_connect=False,
+        suppress_ragged_eofs=False,
+    )
 
 
 def step(end: ssl.SSLSocket) -> ssl.SSLSocket | OSError | None:

@@ -15,7 +15,7 @@ import pytest
 
 import certificates
 import pysock
-from certificates import Certificates, check_talk, step
+from certificates import Certificates, check_talk, step, wrap
 from peers import LONG, run_python
 from pysock import tls
 
@@ -339,28 +339,7 @@ def test_wrong_password(folder):
         tls.server_context(folder / "locked.pem", folder / "locked.key", password="guess")
 
 
-# ---------------------------------------------------------------- wrapping
-
-
-def test_wrap_begins_nothing_and_never_waits(certs):
-    near, far = socket.socketpair()
-    with far, tls.wrap(near, certs.client_context(), False, "localhost") as end:
-        far.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            far.recv(1)
-        assert step(end) is None
-        far.settimeout(LONG)
-        assert far.recv(1) == b"\x16"
-
-
-def test_wrap_without_the_name_to_check(certs):
-    near, far = socket.socketpair()
-    with near, far:
-        for name in (None, ""):
-            with pytest.raises(ValueError, match="pass server_hostname="):
-                tls.wrap(near, certs.client_context(), False, name)
-        far.sendall(b"x")
-        assert near.recv(1) == b"x"  # it is as it was
+# ---------------------------------------------------------------- ends
 
 
 def test_cut_connection_is_no_end(certs, shake):
@@ -387,7 +366,7 @@ def answered(certs: Certificates, server_side: bool, data: bytes) -> object:
     """What comes of a handshake with a peer that sends *data* and ends."""
     near, far = socket.socketpair()
     context = certs.server_context() if server_side else certs.client_context()
-    with far, tls.wrap(near, context, server_side, None if server_side else "x") as end:
+    with far, wrap(near, context, server_side, None if server_side else "x") as end:
         assert step(end) is None
         far.sendall(data)
         far.shutdown(socket.SHUT_WR)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import certificates
-from certificates import Certificates, Files, await_bytes, check_talk
+from certificates import Certificates, Files, await_bytes, check_talk, wrap
 from peers import LONG, background
 from pysock import tls
 
@@ -160,8 +160,8 @@ def test_nothing_passes_a_socket_that_is_wrapped_and_shaken_at_once(served):
 def test_nothing_passes_a_non_blocking_socket_with_a_wrong_pin(certs, first):
     near, far = socket.socketpair()
     with (
-        tls.wrap(near, tls.client_context(pin=OTHER_PIN), False) as end,
-        tls.wrap(far, certs.server_context(), True) as server,
+        wrap(near, tls.client_context(pin=OTHER_PIN), False) as end,
+        wrap(far, certs.server_context(), True) as server,
     ):
         with pytest.raises(ssl.SSLWantReadError):
             USES[first](end)
