@@ -252,7 +252,10 @@ class _Master:
 
     def _open(self) -> None:
         backlog = self._options.get("backlog", 512)
-        self._listeners = open_listeners(self._address, backlog, Server.allow_reuse_address)
+        encrypted = self._options.get("tls") is not None
+        self._listeners = open_listeners(
+            self._address, backlog, Server.allow_reuse_address, encrypted
+        )
         self._sockets = [listener.sock for listener in self._listeners]
         health = self._options.get("health")
         if health is not None:
