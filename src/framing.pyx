@@ -16,7 +16,8 @@ The parts of this one module, each built on those before it:
     decoder.pxi     Decoder
     turns.pxi       one thread at a time
     memory.pxi      how much the frames of a server's connections may take
-    tls.pxi         records on top of a socket
+    records.pxi     TLS records, encrypted
+    tls.pxi         what is in them
     ends.pxi        what is no socket: pipes, foreign objects
     transport.pxi   bytes over a socket: deadlines, waiting, waking
     buffer.pxi      bytes read ahead
@@ -137,6 +138,7 @@ include "outgoing.pxi"
 include "decoder.pxi"
 include "turns.pxi"
 include "memory.pxi"
+include "records.pxi"
 include "tls.pxi"
 include "ends.pxi"
 include "transport.pxi"

@@ -421,9 +421,9 @@ cdef class FrameStream(_Options):
                 if self.kind == ENCRYPTED and not is_tls(self.sock):
                     raise io.UnsupportedOperation(
                         "the socket carries TLS, which only this connection can read")
-                if self.pending and not leftover:
+                if self.read_ahead() and not leftover:
                     raise RuntimeError(
-                        f"{self.pending} bytes have been read ahead: "
+                        f"{self.read_ahead()} bytes have been read ahead: "
                         "detach(leftover=True) returns them too"
                     )
                 rest = self.take_leftover() if leftover else b""

@@ -6,33 +6,13 @@
 # and nobody waits for the network in his turn.
 
 
-cdef enum:
-    RECORD = 16 * 1024        # bytes of the longest record
-    RECORDS = 4               # in one system call
-    FED = RECORD + 512        # handed to OpenSSL at a time: its memory never shrinks
-
-
-# A peer that will not have our certificate, or wants one, says so in an alert that comes
-# after the handshake has succeeded here (RFC 8446, 4.4.2.4 and 6.2).
-cdef frozenset _REFUSALS = frozenset([
-    "SSLV3_ALERT_BAD_CERTIFICATE",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-    "SSLV3_ALERT_CERTIFICATE_REVOKED",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-    "TLSV1_ALERT_ACCESS_DENIED",
-    "TLSV1_ALERT_UNKNOWN_CA",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-])
-
-
 cdef bint is_tls(sock):
     """Whether *sock* is an SSLSocket; without importing ssl for it."""
     ssl = sys.modules.get("ssl")
     return ssl is not None and isinstance(sock, ssl.SSLSocket)
 
 
-cdef class _Tls:
+cdef class _Tls(_Records):
     """One connection's TLS.
 
     Args:
@@ -42,74 +22,11 @@ cdef class _Tls:
         server_hostname: the name that the server's certificate is to have, or None.
     """
 
-    cdef readonly object object  # the SSLObject, or the SSLSocket
-    cdef readonly bint server_side
-    cdef object incoming      # its memory for records, None with an SSLSocket
-    cdef object outgoing
-    cdef object ssl           # the module
-    cdef sock_t fd
-    cdef Turn turn
-    cdef char *raw            # received and not handed to OpenSSL; NULL while empty
-    cdef Py_ssize_t raw_start
-    cdef Py_ssize_t raw_end
-    cdef bint fed             # OpenSSL may have something to read
-    cdef bint drained         # the last receive took all that there was
     cdef int late             # an error that came behind bytes
     cdef bint stopped         # the last receive came to an end, or an error
-    cdef list records         # on their way out
-    cdef Py_ssize_t record_start  # of the first one
-    cdef Py_ssize_t pledged   # bytes that are in them, and not counted as sent yet
-    cdef object failure       # what has ended it
+    cdef Py_ssize_t pledged   # bytes that are in records, and not counted as sent yet
     cdef object interruption  # what a signal's handler raised, behind bytes
     cdef readonly bint ragged  # the stream ended without a close_notify
-    cdef int in_wants         # what a receive, or a send, that would block waits for
-    cdef int out_wants
-
-    def __cinit__(self, sock, context=None, server_side=False, server_hostname=None):
-        import ssl
-        make_turn(&self.turn)
-        self.ssl = ssl
-        self.records = []
-        self.fd = sock.fileno()
-        self.server_side = server_side
-        self.fed = True
-        self.in_wants = SOCK_READ
-        self.out_wants = SOCK_WRITE
-        if context is None:
-            sock.setblocking(False)
-            sock.suppress_ragged_eofs = False  # they would look like a clean end
-            self.object = sock
-        else:
-            self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            self.object = context.wrap_bio(
-                self.incoming, self.outgoing, server_side, server_hostname)
-
-    def __dealloc__(self):
-        self.drop_raw()
-        free_turn(&self.turn)
-
-    cdef void drop_raw(self) noexcept:
-        if self.raw != NULL:
-            spare_give(self.raw)
-            self.raw = NULL
-        self.raw_start = self.raw_end = 0
-
-    cdef int take(self) except -1:
-        cdef size_t me = PyThread_get_thread_ident()
-        if owner_take(&self.turn.owner, me):
-            return 0
-        if self.turn.owner == me:
-            raise RuntimeError(
-                "this thread is in the middle of such a call on this connection")
-        atomic_add(&self.turn.waiting, 1)
-        while not owner_take(&self.turn.owner, me):
-            pass_gate(&self.turn, -1.0)
-        atomic_add(&self.turn.waiting, -1)
-        return 0
-
-    cdef void give(self) noexcept:
-        owner_drop(&self.turn.owner)
-        open_gate(&self.turn)
 
     cdef int waits_for(self, int want) noexcept:
         """What to wait for until *want* can be done: they differ in the midst of a record."""
@@ -119,16 +36,6 @@ cdef class _Tls:
         if want & SOCK_WRITE:
             real |= self.out_wants
         return real
-
-    cdef int fail(self, exc) except -1:
-        """Keep what has ended the stream; the alert that tells the peer goes, if it can."""
-        if exc.reason in _REFUSALS:
-            refused = AuthenticationError(f"the peer refused this end's certificate: {exc}")
-            refused.__cause__ = exc
-            exc = refused
-        self.failure = exc
-        self.flush()
-        return -errno.EPROTO
 
     # ------------------------------------------------------------ receiving
 
@@ -159,9 +66,7 @@ cdef class _Tls:
         finally:
             if self.raw_start == self.raw_end:
                 self.drop_raw()
-            if self.outgoing is not None and (self.records or self.outgoing.pending):
-                if sock_again(self.flush()):
-                    self.in_wants = SOCK_READ | SOCK_WRITE
+            self.send_answers()
             self.give()
 
     cdef Py_ssize_t decrypt(self, char *p, Py_ssize_t n) except? -1:
@@ -180,38 +85,6 @@ cdef class _Tls:
             if got <= 0:
                 return got
 
-    cdef Py_ssize_t feed(self) except? -1:
-        """Hand OpenSSL some of what the socket has, if it is anything."""
-        cdef sock_iov iov[1]
-        cdef Py_ssize_t got
-        if self.raw_start == self.raw_end:
-            if self.drained:
-                return -errno.EAGAIN
-            if self.raw == NULL:
-                self.raw = spare_take()
-                if self.raw == NULL:
-                    raise MemoryError
-            iov_set(&iov[0], self.raw, SPARE_SIZE)
-            got = sock_recv(self.fd, iov, 1)
-            if got < 0:
-                return got
-            self.drained = got < SPARE_SIZE
-            self.raw_start = 0
-            self.raw_end = got
-            if got == 0:
-                self.incoming.write_eof()  # OpenSSL knows whether that is a clean end
-                self.fed = True
-                return 1
-        got = min(self.raw_end - self.raw_start, FED)
-        view = PyMemoryView_FromMemory(self.raw + self.raw_start, got, PyBUF_READ)
-        try:
-            self.incoming.write(view)
-        finally:
-            view.release()
-        self.raw_start += got
-        self.fed = True
-        return got
-
     cdef Py_ssize_t read(self, char *p, Py_ssize_t n) except? -1:
         """One read of OpenSSL's; the count, 0 at the end, or a negative error."""
         cdef Py_ssize_t got, more
@@ -227,8 +100,10 @@ cdef class _Tls:
                 more = min(n - 1, <Py_ssize_t>self.object.pending())
                 if more and self.read_once(p + 1, more, True) > 0:
                     got += more
-        if got > 0 and got < n and self.incoming is not None:
-            self.fed = self.incoming.pending > 0
+        if got > 0:
+            self.empty = 0
+            if got < n and self.incoming is not None:
+                self.fed = self.incoming.pending > 0
         return got
 
     cdef Py_ssize_t read_once(self, char *p, Py_ssize_t n, bint all_there) except? -1:
@@ -268,6 +143,18 @@ cdef class _Tls:
         exc, self.interruption = self.interruption, None
         raise exc
 
+    cdef Py_ssize_t hidden(self) except -1:
+        """Bytes that have been received, about: no selector can see them."""
+        self.take()
+        try:
+            if self.incoming is None:
+                return self.object.pending()
+            return (
+                self.raw_end - self.raw_start + self.incoming.pending + self.object.pending()
+            )
+        finally:
+            self.give()
+
     # ------------------------------------------------------------ sending
 
     cdef Py_ssize_t send(self, sock_iov *iov, int n) except? -1:
@@ -298,6 +185,10 @@ cdef class _Tls:
                         p = record
                         size = join(iov, n, i, offset, record)
                     sent = self.write(p, size)
+                    if sock_again(sent) and self.out_wants == SOCK_READ:
+                        self.drained = False
+                        if self.incoming is not None and self.feed() > 0:
+                            continue
                     if sent < 0:
                         return total or sent
                     skip(iov, n, &i, &offset, sent)
@@ -347,37 +238,6 @@ cdef class _Tls:
             self.records.append(self.outgoing.read())
         return n
 
-    cdef Py_ssize_t flush(self) except? -1:
-        """Send the records that wait; return 0 or the negative error."""
-        cdef sock_iov iov[RECORDS]
-        cdef Py_ssize_t sent, size
-        cdef int i, n
-        if self.outgoing is None:
-            return 0
-        if self.outgoing.pending:
-            self.records.append(self.outgoing.read())
-        while self.records:
-            n = min(<int>len(self.records), RECORDS)
-            for i in range(n):
-                iov_set(
-                    &iov[i], PyBytes_AS_STRING(self.records[i]),
-                    PyBytes_GET_SIZE(self.records[i]))
-            iov_set(
-                &iov[0], iov_base(&iov[0]) + self.record_start,
-                iov_len(&iov[0]) - self.record_start)
-            sent = sock_send(self.fd, iov, n)
-            if sent < 0:
-                return sent
-            i = 0
-            while i < n and sent >= iov_len(&iov[i]):
-                sent -= iov_len(&iov[i])
-                i += 1
-            if i:
-                del self.records[:i]
-                self.record_start = 0
-            self.record_start += sent
-        return 0
-
     cdef bint say_goodbye(self) except -1:
         """Send the close_notify, without waiting for the peer's; return whether it left."""
         self.take()
@@ -416,6 +276,7 @@ cdef class _Tls:
                 result = self.flush()
                 if result == 0:
                     if done:
+                        self.ready = True
                         return 0
                     if self.incoming is None:
                         return SOCK_READ
@@ -429,6 +290,8 @@ cdef class _Tls:
                 elif result < 0:
                     sock_raise(result)
         finally:
+            if self.raw_start == self.raw_end:
+                self.drop_raw()
             self.give()
 
     def recv(self, Py_ssize_t n):
@@ -445,6 +308,8 @@ cdef class _Tls:
         got = self.receive(iov, 1)
         if got < 0:
             self.raise_error(got)
+        if self.interruption is not None:
+            self.raise_interruption()
         return data[:got]
 
     def send_now(self, bytes data):
@@ -460,12 +325,6 @@ cdef class _Tls:
     def goodbye(self):
         """Send the close_notify; return whether it left."""
         return bool(self.say_goodbye())
-
-    cdef int raise_error(self, Py_ssize_t error) except -1:
-        if self.failure is not None:
-            raise self.failure.with_traceback(None)
-        sock_raise(error)
-        return 0
 
 
 cdef void skip(sock_iov *iov, int n, int *i, Py_ssize_t *offset, Py_ssize_t count) noexcept:

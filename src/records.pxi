@@ -1,0 +1,195 @@
+# TLS records between OpenSSL's memory and the socket: system calls that never block, and
+# the turn that each thread takes before it touches either.
+
+
+cdef enum:
+    RECORD = 16 * 1024        # bytes of the longest record
+    RECORDS = 4               # in one system call
+    FED = RECORD + 512        # handed to OpenSSL at a time: its memory never shrinks
+    BARREN = 256 * 1024       # received without a byte in it: no peer needs as much
+    ANSWERS = 64 * 1024       # to a peer that asks for new keys, and does not read
+
+
+# A peer that will not have our certificate, or wants one, says so in an alert that comes
+# after the handshake has succeeded here (RFC 8446, 4.4.2.4 and 6.2).
+cdef frozenset _REFUSALS = frozenset([
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+    "TLSV1_ALERT_ACCESS_DENIED",
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+])
+
+
+cdef class _Records:
+    """What has come and is not decrypted yet, and what is encrypted and has not left."""
+
+    cdef readonly object object  # the SSLObject, or the SSLSocket
+    cdef readonly bint server_side
+    cdef object incoming      # its memory for records, None with an SSLSocket
+    cdef object outgoing
+    cdef object ssl           # the module
+    cdef sock_t fd
+    cdef Turn turn
+    cdef char *raw            # received and not handed to OpenSSL; NULL while empty
+    cdef Py_ssize_t raw_start
+    cdef Py_ssize_t raw_end
+    cdef bint fed             # OpenSSL may have something to read
+    cdef bint drained         # the last receive took all that there was
+    cdef Py_ssize_t empty     # bytes fed since something was read
+    cdef Py_ssize_t answers   # bytes among the records that OpenSSL sends by itself
+    cdef list records         # on their way out
+    cdef Py_ssize_t record_start  # of the first one
+    cdef object failure       # what has ended it
+    cdef bint ready           # the handshake is done
+    cdef int in_wants         # what a receive, or a send, that would block waits for
+    cdef int out_wants
+
+    def __cinit__(self, sock, context=None, server_side=False, server_hostname=None):
+        import ssl
+        make_turn(&self.turn)
+        self.ssl = ssl
+        self.records = []
+        self.fd = sock.fileno()
+        self.server_side = server_side
+        self.fed = True
+        self.in_wants = SOCK_READ
+        self.out_wants = SOCK_WRITE
+        if context is None:
+            sock.setblocking(False)
+            sock.suppress_ragged_eofs = False  # they would look like a clean end
+            self.object = sock
+        else:
+            self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self.object = context.wrap_bio(
+                self.incoming, self.outgoing, server_side, server_hostname)
+
+    def __dealloc__(self):
+        self.drop_raw()
+        free_turn(&self.turn)
+
+    cdef void drop_raw(self) noexcept:
+        if self.raw != NULL:
+            spare_give(self.raw)
+            self.raw = NULL
+        self.raw_start = self.raw_end = 0
+
+    cdef int take(self) except -1:
+        cdef size_t me = PyThread_get_thread_ident()
+        if owner_take(&self.turn.owner, me):
+            return 0
+        if self.turn.owner == me:
+            raise RuntimeError(
+                "this thread is in the middle of such a call on this connection")
+        atomic_add(&self.turn.waiting, 1)
+        while not owner_take(&self.turn.owner, me):
+            pass_gate(&self.turn, -1.0)
+        atomic_add(&self.turn.waiting, -1)
+        return 0
+
+    cdef void give(self) noexcept:
+        owner_drop(&self.turn.owner)
+        open_gate(&self.turn)
+
+    cdef Py_ssize_t feed(self) except? -1:
+        """Hand OpenSSL some of what the socket has, if it is anything."""
+        cdef sock_iov iov[1]
+        cdef Py_ssize_t got
+        if self.raw_start == self.raw_end:
+            if self.drained:
+                return -errno.EAGAIN
+            if self.raw == NULL:
+                self.raw = spare_take()
+                if self.raw == NULL:
+                    raise MemoryError
+            iov_set(&iov[0], self.raw, SPARE_SIZE)
+            got = sock_recv(self.fd, iov, 1)
+            if got < 0:
+                return got
+            self.drained = got < SPARE_SIZE
+            self.raw_start = 0
+            self.raw_end = got
+            if got == 0:
+                self.incoming.write_eof()  # OpenSSL knows whether that is a clean end
+                self.fed = True
+                return 1
+        got = min(self.raw_end - self.raw_start, FED)
+        view = PyMemoryView_FromMemory(self.raw + self.raw_start, got, PyBUF_READ)
+        try:
+            self.incoming.write(view)
+        finally:
+            view.release()
+        self.raw_start += got
+        self.fed = True
+        self.empty += got
+        if self.empty > BARREN and self.ready:
+            self.refuse("sends TLS records without end, and nothing in them")
+        return got
+
+    cdef Py_ssize_t flush(self) except? -1:
+        """Send the records that wait; return 0 or the negative error."""
+        cdef sock_iov iov[RECORDS]
+        cdef Py_ssize_t sent, size
+        cdef int i, n
+        if self.outgoing is None:
+            return 0
+        if self.outgoing.pending:
+            self.records.append(self.outgoing.read())
+        while self.records:
+            n = min(<int>len(self.records), RECORDS)
+            for i in range(n):
+                iov_set(
+                    &iov[i], PyBytes_AS_STRING(self.records[i]),
+                    PyBytes_GET_SIZE(self.records[i]))
+            iov_set(
+                &iov[0], iov_base(&iov[0]) + self.record_start,
+                iov_len(&iov[0]) - self.record_start)
+            sent = sock_send(self.fd, iov, n)
+            if sent < 0:
+                return sent
+            i = 0
+            while i < n and sent >= iov_len(&iov[i]):
+                sent -= iov_len(&iov[i])
+                i += 1
+            if i:
+                del self.records[:i]
+                self.record_start = 0
+            self.record_start += sent
+        self.answers = 0
+        return 0
+
+    cdef int send_answers(self) except -1:
+        """Send what OpenSSL has to say to what was read: new keys, alerts."""
+        if self.outgoing is None:
+            return 0
+        self.answers += self.outgoing.pending
+        if self.answers and sock_again(self.flush()):
+            self.in_wants = SOCK_READ | SOCK_WRITE
+            if self.answers > ANSWERS:
+                self.refuse("asks for new keys and does not read the answers")
+        return 0
+
+    cdef int refuse(self, what) except -1:
+        """End the stream of a peer whose TLS is right, and hostile."""
+        if self.failure is None:
+            self.failure = self.ssl.SSLError(self.ssl.SSL_ERROR_SSL, f"the peer {what}")
+        return 0
+
+    cdef int fail(self, exc) except -1:
+        """Keep what has ended the stream; the alert that tells the peer goes, if it can."""
+        if exc.reason in _REFUSALS:
+            refused = AuthenticationError(f"the peer refused this end's certificate: {exc}")
+            refused.__cause__ = exc
+            exc = refused
+        self.failure = exc
+        self.flush()
+        return -errno.EPROTO
+
+    cdef int raise_error(self, Py_ssize_t error) except -1:
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
+        sock_raise(error)
+        return 0
