@@ -40,8 +40,8 @@ class Admission:
         self.open = False
         for listener in self._server._listeners:
             listener.watch = None  # what an earlier loop had is gone with it
-        self.again_at = _NEVER  # when to try again, after a shortage
-        self._waits_for_place = False  # for a handshake
+        self._again_at = _NEVER  # when to try again, after a shortage
+        self._room_at = _NEVER  # when the oldest handshake has had its time
 
     def is_full(self) -> bool:
         """Whether there are `max_connections`."""
@@ -50,13 +50,19 @@ class Admission:
         most = self._server.max_connections
         return most is not None and len(self._loop.served) >= most
 
+    def next_at(self) -> float:
+        """Return when to call `watch` again, if nothing happens before."""
+        return min(self._again_at, self._room_at)
+
     def watch(self, now: float) -> None:
         """Begin to wait for clients, or no longer wait, as things are."""
-        if now >= self.again_at:
-            self.again_at = _NEVER
-        full = self._excess_waits and self.is_full()
-        wanted = not full and self.again_at == _NEVER and not self._loop.stopping
-        if full and self.open and not self._loop.once:
+        if now >= self._again_at:
+            self._again_at = _NEVER
+        room_at = self._when_there_is_room(now)
+        full = self._excess_waits and room_at > now
+        self._room_at = room_at if full else _NEVER
+        wanted = not full and self._again_at == _NEVER and not self._loop.stopping
+        if room_at == _NEVER and self.open and not self._loop.once:
             # A server for one client at a time was meant to be one.
             level = logging.DEBUG if self._server.max_connections == 1 else logging.WARNING
             text = "%d connections are open (max_connections): others wait"
@@ -82,16 +88,14 @@ class Admission:
 
     def empty(self) -> None:
         """Let in all that have connected already: the last ones."""
-        if self.again_at == _NEVER:
+        if self._again_at == _NEVER:
             for listener in self._server._listeners:
                 self._accept(listener, self._server.request_queue_size, last=True)
 
     def _accept(self, listener: Listener, most: int, last: bool = False) -> None:
         now = time.monotonic()
         for _ in range(most):
-            if self._excess_waits and self.is_full():
-                break
-            if self._handshakes.needed and not self._place_for_handshake(now):
+            if self._excess_waits and self._when_there_is_room(now) > now:
                 break
             try:
                 client = listener.accept()
@@ -103,6 +107,7 @@ class Admission:
                 return
             why_not = self._why_not(*client, now)
             if why_not is None:
+                self._make_room()
                 self._loop.let_in(*client, now)
             else:
                 self._refuse(*client, why_not)
@@ -110,7 +115,7 @@ class Admission:
 
     def _why_not(self, sock: socket.socket, client_address: Any, now: float) -> str | None:
         """Return why a client is not let in, or None."""
-        if self.is_full():
+        if self._when_there_is_room(now) > now:
             return "max_connections are open"
         allowed = self._server._allow_uids
         if allowed is not None:
@@ -127,25 +132,29 @@ class Admission:
         pause = listener.next_pause()
         text = "cannot accept for now, next try in %.1f s: %s"
         self._log(logging.WARNING, text, pause, exc)
-        self.again_at = now + pause
+        self._again_at = now + pause
 
     def place_is_free(self) -> None:
-        """Hear that a handshake has come to its end."""
-        if self._waits_for_place:
-            self._waits_for_place = False
-            self.again_at = 0.0
+        """Hear that a handshake, or a connection, has come to its end."""
+        if not self.open:
             self._crew.call_at(0.0)
 
-    def _place_for_handshake(self, now: float) -> bool:
-        at = self._handshakes.room_at(now)
-        if at > now:
-            self.again_at = at
-            self._waits_for_place = True
-            return False
-        oldest = self._handshakes.oldest()
-        if oldest is not None:
-            self._loop.overdue(oldest, "its handshake has not come, and others wait")
-        return True
+    def _when_there_is_room(self, now: float) -> float:
+        """Return when one more can be let in: *now*, later, or never by itself."""
+        full = self.is_full()
+        if not full and not self._handshakes.full:
+            return now
+        if self._loop.once:
+            return _NEVER
+        at: float = self._handshakes.oldest_has_had_its_time_at(full)
+        return max(now, at)
+
+    def _make_room(self) -> None:
+        """End the oldest handshake, if its place is needed."""
+        if self.is_full() or self._handshakes.full:
+            oldest = self._handshakes.oldest()
+            if oldest is not None:
+                self._loop.overdue(oldest, "its handshake has not come, and others wait")
 
     def _refuse(self, sock: socket.socket, client_address: Any, why: str) -> None:
         self._server._counts["refused"] += 1

@@ -41,8 +41,9 @@ class Connection(FrameStream):
 
     Args:
         sock: a connected socket, which the connection owns from now on; its own timeout
-            is ignored.  Or any object with `recv_into`, `send` and `close`, which is then
-            used through these methods.
+            is ignored.  An `ssl.SSLSocket` is made non-blocking; what a signal's handler
+            raises in the midst of its calls may break it.  Or any object with
+            `recv_into`, `send` and `close`, which is then used through these methods.
         framing: how messages become frames.
         timeout: seconds for each call; None: wait for ever; 0: never wait.
         spin: seconds to keep trying, without the GIL, before a receive sleeps: shorter

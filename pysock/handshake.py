@@ -6,6 +6,8 @@ nothing else.  Each connection has a generator that yields what it waits for.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import socket
 from collections import Counter
 from collections.abc import Sequence
@@ -26,8 +28,11 @@ __all__ = ["Handshakes"]
 _MOST = 64  # under way at a time
 _MOST_OF_ONE = 16  # from one address
 _PATIENCE = 0.5  # seconds that the oldest has at least, when others wait for its place
+_LONG_PATIENCE = 2.0  # and when they wait for its connection
 _PEEK = 4096
 _DELAY = 0.1  # seconds until a wrong proof is answered
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
+_ALERT = b"\x15\x03\x03\0\2\2\x46"  # fatal, protocol_version: RFC 8446, 6
 _LATER = 0  # what a generator yields to go on after that
 
 
@@ -35,7 +40,8 @@ class Handshakes:
     """All connections of a server that have not got as far as their first message.
 
     There are at most 64 of them, 16 from one address.  Where all places are taken the
-    oldest loses its own to the next client, once it has had half a second.
+    oldest loses its own to the next client, once it has had half a second; where there are
+    `max_connections`, two seconds.
 
     Args:
         proxy_protocol: the PROXY header that each connection begins with: "v1", "v2",
@@ -93,16 +99,25 @@ class Handshakes:
             return f"{_MOST_OF_ONE} handshakes with its address are under way"
         return None
 
-    def room_at(self, now: float) -> float:
-        """Return when there is a place for one more: *now*, or later."""
-        if len(self._under_way) < _MOST:
-            return now
-        return max(now, next(iter(self._under_way.values())).began + _PATIENCE)
+    @property
+    def full(self) -> bool:
+        """Whether all places are taken."""
+        return len(self._under_way) >= _MOST
 
     def oldest(self) -> Served | None:
-        """Return the connection that loses its place, where all are taken."""
-        full = len(self._under_way) >= _MOST
-        return next(iter(self._under_way)) if full else None
+        """Return the connection that has been at it for longest."""
+        return next(iter(self._under_way), None)
+
+    def oldest_has_had_its_time_at(self, short: bool) -> float:
+        """Return when it may lose its place to another; infinity if there is none.
+
+        Args:
+            short: of room for connections, and not only for handshakes.
+        """
+        oldest = next(iter(self._under_way.values()), None)
+        if oldest is None:
+            return math.inf
+        return oldest.began + (_PATIENCE if self.full or not short else _LONG_PATIENCE)
 
     def begin(self, connection: Served, now: float) -> None:
         """Expect a handshake on *connection*."""
@@ -174,7 +189,7 @@ class Handshakes:
             if self._encrypted or self._authkey is not None:
                 self._admit(connection, state)
         if self._encrypted:
-            yield from secure(connection.crypt)
+            yield from _secure(connection)
         if self._authkey is not None:
             yield from self._verify(connection, state)
 
@@ -216,6 +231,16 @@ class _Handshake:
         self.began = self.now = now
         self.source: str | None = None  # that it counts for
         self.resumes_at = 0.0
+
+
+def _secure(connection: Served) -> Steps:
+    try:
+        yield from secure(connection.crypt)
+    except OSError as exc:
+        if getattr(exc, "reason", None) in _NO_TLS:
+            with contextlib.suppress(OSError):
+                connection.socket.send(_ALERT)  # which OpenSSL does not, for no TLS
+        raise
 
 
 def _proxy_header(sock: socket.socket, accept: str) -> Any:

@@ -293,7 +293,7 @@ class Loop:
         if self.once and self._taken and not self.served:
             crew.end()
             return _NEVER
-        moments = [self._sweep.at, self._act_at, self._spawn_at, self._admission.again_at]
+        moments = [self._sweep.at, self._act_at, self._spawn_at, self._admission.next_at()]
         if self._fading or self._leaving or stop_at is not None:
             moments.append(now + _FADING_TICK)
         if (at := self._handshakes.next_at()) is not None:
@@ -390,6 +390,7 @@ class Loop:
             return
         if want is not None:
             self._park(connection, want)
+            self._crew.call_at(self._handshakes.next_at() or _NEVER)
             return
         self._admission.place_is_free()
         self._begin(connection)

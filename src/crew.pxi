@@ -341,6 +341,8 @@ cdef class _Crew(_Leadership):
             elif end == TURN_STARVED or end == TURN_TAKEN:
                 self.set_parked(stream, 0)
             else:
+                if end == TURN_IDLE and stream.waits_for(SOCK_READ) == 0:
+                    end = TURN_BUSY
                 self.set_parked(stream, stream.waits_for(SOCK_READ))
         except OSError as exc:
             self.server._cannot_park(stream, exc)

@@ -473,6 +473,9 @@ cdef class _Receiver(_Buffer):
             elif sock_intr(got):
                 PyErr_CheckSignals()
             elif sock_again(got):
+                if self.waits_for(SOCK_READ) == 0:
+                    PyErr_CheckSignals()
+                    continue
                 self.rest()
                 return False
             else:

@@ -6,7 +6,7 @@ cdef enum:
     RECORD = 16 * 1024        # bytes of the longest record
     RECORDS = 4               # in one system call
     FED = RECORD + 512        # handed to OpenSSL at a time: its memory never shrinks
-    BARREN = 256 * 1024       # received without a byte in it: no peer needs as much
+    BARREN = 2 * FED          # received without a byte in it: no peer needs as much
     ANSWERS = 64 * 1024       # to a peer that asks for new keys, and does not read
 
 

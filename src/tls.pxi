@@ -29,7 +29,10 @@ cdef class _Tls(_Records):
     cdef readonly bint ragged  # the stream ended without a close_notify
 
     cdef int waits_for(self, int want) noexcept:
-        """What to wait for until *want* can be done: they differ in the midst of a record."""
+        """What to wait for until *want* can be done: they differ in the midst of a record.
+
+        Nothing, where the call is only to be made again.
+        """
         cdef int real = 0
         if want & SOCK_READ:
             real |= self.in_wants
@@ -81,6 +84,10 @@ cdef class _Tls(_Records):
                 if not sock_again(got) or self.incoming is None:
                     return got
                 self.fed = False
+                if self.empty >= FED:
+                    # It may go on like this: whoever waits is to look at the clock.
+                    self.in_wants = 0
+                    return got
             got = self.feed()
             if got <= 0:
                 return got

@@ -336,6 +336,9 @@ cdef class _Transport:
                 wake = SOCK_BAD
                 left = WINDING_UP_TICK if left < 0 else min(left, WINDING_UP_TICK)
             real = self.waits_for(want)
+            if real == 0:
+                PyErr_CheckSignals()
+                return want
             self.waiting_for |= want  # another thread may wait for the other direction
             with nogil:
                 ready = sock_poll(self.reader, self.writer, real, wake, left)

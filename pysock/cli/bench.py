@@ -20,7 +20,17 @@ from .bench_crew import Crew, ctrl_c
 from .bench_histogram import Histogram
 from .bench_report import PERCENTILES, Progress, show
 from .demo import Screen
-from .options import add_address, as_count, as_number, as_seconds, as_size, format_of
+from .options import (
+    add_address,
+    add_client_security,
+    as_count,
+    as_number,
+    as_seconds,
+    as_size,
+    client_security,
+    context_arguments,
+    format_of,
+)
 
 DESCRIPTION = """\
 Put load on a server of yours and say how it does: requests per second, how long replies
@@ -38,6 +48,7 @@ examples:
   pysock bench 127.0.0.1:8000 --rate 20000 --json=result.json
   pysock bench localhost:6379 --framing crlf --message PING
   pysock bench 127.0.0.1:5020 --framing modbus --file request.bin -c 1
+  pysock bench tls://app.example.org:5210 --ca certificate.pem --authkey authkey
 
 The latency of a request ends when its reply has come whole. Requests of the warm-up are
 not counted. After the end replies are still waited for, and Ctrl-C is an end like any
@@ -67,10 +78,12 @@ what --json prints, times in seconds:
   busy                    share of the time that the busiest load process computed
   interrupted             true after Ctrl-C
 
-exit status: 0 also where some requests failed; 1 this side failed; 2 a wrong command line
-or message; 130 after Ctrl-C; 255 no request was answered"""
+exit status: 0 also where some requests failed; 1 this side failed; 2 a wrong command line,
+a file of it or a message; 130 after Ctrl-C; 255 no request was answered"""
 
 REOPENING = 0.01  # seconds between two attempts to replace lost connections, in all
+CONNECTORS = 8  # connections that each process makes at a time
+HANDSHAKES = 12  # of them in all with TLS or a key: servers limit those of one client
 KINDS = ("lost", "timeout", "connect", "framing", "unasked")
 MOST = 1e9  # seconds, which any clock can add, or requests per second
 
@@ -171,6 +184,7 @@ def configure(parser: Parser) -> None:
         const="-",
         help="print one JSON object instead, described below; into FILE, beside the report",
     )
+    add_client_security(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -211,6 +225,7 @@ def _measure(
     Raises:
         Failure: nothing could be measured.
     """
+    security = client_security(options)
     plan = {
         "address": options.address,
         "framing": options.framing,
@@ -219,6 +234,8 @@ def _measure(
         "depth": options.depth,
         "timeout": options.timeout,
         "reopening": REOPENING * len(shares),
+        "connectors": _connectors(len(shares), security),
+        "security": _portable(options, security),
     }
     with Crew([plan | {"connections": share} for share in shares], message) as crew:
         progress.update(0.0, "connecting")
@@ -250,6 +267,22 @@ def _measure(
                 each["errors"][kind] = each["errors"].get(kind, 0) + count
             each["examples"] = first["examples"] | each["examples"]
         return results, bool(pressed)
+
+
+def _connectors(processes: int, security: dict[str, Any]) -> int:
+    """Return how many connections each process may be making at a time."""
+    if "tls" in security or "authkey" in security:
+        return max(1, HANDSHAKES // processes)
+    return CONNECTORS
+
+
+def _portable(options: argparse.Namespace, security: dict[str, Any]) -> dict[str, Any]:
+    """Return *security* as JSON can have it; it goes through a pipe."""
+    key: bytes | None = security.get("authkey")
+    return security | {
+        "tls": context_arguments(options),
+        "authkey": None if key is None else key.hex(),
+    }
 
 
 def _orders(

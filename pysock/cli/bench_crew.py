@@ -24,6 +24,7 @@ from typing import Any, Self
 from ..formats import named
 from . import FAILED, MISUSED, Failure
 from .bench_load import Load
+from .options import in_options
 
 __all__ = ["Crew", "ctrl_c"]
 
@@ -148,7 +149,8 @@ class Crew:
             if said is None:
                 raise Failure("a load process has ended unexpectedly", FAILED)
             if "failed" in said:
-                raise Failure(said["failed"], MISUSED if said["misused"] else FAILED)
+                text = in_options(said["failed"])
+                raise Failure(text, MISUSED if said["misused"] else FAILED)
             if "progress" in said:
                 answered[index] = said["progress"]
             else:
@@ -209,6 +211,18 @@ def _allow_descriptors(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
+def _security(portable: dict[str, Any]) -> dict[str, Any]:
+    """Return what a Client takes for TLS and keys."""
+    security = dict(portable)
+    if portable["tls"] is not None:
+        from ..tls import client_context
+
+        security["tls"] = client_context(**portable["tls"])
+    if portable["authkey"] is not None:
+        security["authkey"] = bytes.fromhex(portable["authkey"])
+    return security
+
+
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for `pysock bench`
     first = sys.stdin.buffer.readline()
@@ -221,10 +235,16 @@ def _main() -> None:
     if max_frame is not None:
         framing = framing.replace(max_frame=max_frame)
     _allow_descriptors(plan["connections"] + 64)
+    try:
+        security = _security(plan.pop("security"))
+    except (OSError, ValueError) as exc:  # a file has changed since it was looked at
+        say({"failed": str(exc), "misused": True})
+        return
     load = Load(
         framing=framing,
         message=message,
         progress=lambda answered: say({"progress": answered}),
+        security=security,
         **plan,
     )
     orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

@@ -18,16 +18,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .. import Client, FramingError, wait
+from .. import AuthenticationError, Client, FramingError, wait
 from ..framing import Format
 from .bench_histogram import Histogram
+from .options import in_options
 
 __all__ = ["Load"]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 ENDLESS = 1 << 63
 SECOND = 1_000_000_000
-CONNECTORS = 8  # threads that connect
 SLOWEST_REOPENING = SECOND  # between two attempts when none succeeds
 TICK = SECOND // 4  # between two looks at the time limits, at most; and between reports
 
@@ -56,6 +56,8 @@ class Load:
         connections: how many.
         depth: requests under way on each.
         timeout: seconds for connecting, and for a server to go on answering.
+        connectors: threads that connect.
+        security: what a Client takes for TLS and keys.
         reopening: seconds between two attempts to replace lost connections, at least.
         progress: called now and then during a run, with the number of replies so far.
     """
@@ -69,6 +71,8 @@ class Load:
         depth: int,
         timeout: float,
         reopening: float,
+        connectors: int,
+        security: dict[str, Any],
         progress: Callable[[int], object],
     ) -> None:
         self._message = message
@@ -83,7 +87,9 @@ class Load:
         for end in (self._wakee, self._waker):
             end.setblocking(False)
         self._selector.register(self._wakee, READ)
-        self._connector = Connector(address, framing, timeout, self._wake)
+        self._connector = Connector(
+            connectors, self._wake, address, framing, connect_timeout=timeout, **security
+        )
         self._broken: deque[Link] = deque()
         self._reopening = self._pause = int(reopening * SECOND)
         self._reopen_at = 0
@@ -153,7 +159,7 @@ class Load:
             self._selector.register(outcome, READ, link)
             self._opened += 1
             self._pause = self._reopening
-        elif isinstance(outcome, OSError):
+        elif isinstance(outcome, OSError | AuthenticationError):
             self._count("connect", outcome)
             self._broken.append(link)
             self._pause = min(2 * self._pause, SLOWEST_REOPENING)
@@ -186,7 +192,7 @@ class Load:
         self._errors[kind] = self._errors.get(kind, 0) + count
         if isinstance(why, OSError):
             why = why.strerror or str(why)
-        self._examples.setdefault(kind, str(why))
+        self._examples.setdefault(kind, in_options(str(why)))
 
     def _traffic(self) -> tuple[int, int]:
         """Return the bytes received and sent since the run began."""
@@ -349,7 +355,7 @@ class Load:
         except BlockingIOError as exc:
             count = int(exc.accepted)  # type: ignore[attr-defined]
             self._watch(link, READ | WRITE)
-        except OSError as exc:
+        except (OSError, AuthenticationError) as exc:
             self._lose(link, "lost", exc)
             return
         if count:
@@ -368,7 +374,7 @@ class Load:
             link.conn.flush()
         except BlockingIOError:
             return
-        except OSError as exc:
+        except (OSError, AuthenticationError) as exc:
             self._lose(link, "lost", exc)
             return
         self._watch(link, READ)
@@ -393,7 +399,7 @@ class Load:
         except FramingError as exc:
             self._lose(link, "framing", exc)
             return
-        except (OSError, EOFError) as exc:
+        except (OSError, EOFError, AuthenticationError) as exc:
             self._lose(link, "lost", exc)
             return
         link.heard = now = clock()
@@ -424,10 +430,11 @@ class Connector:
     """Threads that connect, so that nobody else waits for it."""
 
     def __init__(
-        self, address: str, framing: Format, timeout: float, wake: Callable[[], object]
+        self, most: int, wake: Callable[[], object], *where: Any, **options: Any
     ) -> None:
-        self._address, self._framing, self._timeout = address, framing, timeout
+        self._most = most
         self._wake = wake
+        self._where, self._options = where, options  # of a Client
         self._orders: queue.SimpleQueue[Link] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[tuple[Link, Client | Exception]] = queue.SimpleQueue()
         self._threads = 0
@@ -435,7 +442,7 @@ class Connector:
     def ask(self, link: Link) -> None:
         """Have a connection made for *link*; it comes out of `done`."""
         self._orders.put(link)
-        if self._threads < CONNECTORS:
+        if self._threads < self._most:
             self._threads += 1
             threading.Thread(target=self._work, daemon=True).start()
 
@@ -449,10 +456,4 @@ class Connector:
             self._wake()
 
     def _connect(self) -> Client:
-        return Client(
-            self._address,
-            self._framing,
-            timeout=0,
-            connect_timeout=self._timeout,
-            linger=0,
-        )
+        return Client(*self._where, timeout=0, linger=0, **self._options)

@@ -18,11 +18,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from .. import Client, ConnectionClosed, FramingError, IncompleteFrame
+from .. import AuthenticationError, Client, ConnectionClosed, FramingError, IncompleteFrame
 from ..formats import NAMED
 from ..framing import Format
 from . import DISCONNECTED, FAILED, MISUSED, Failure, NoReader, Parser
-from .options import add_address, as_seconds, format_of
+from .options import (
+    add_address,
+    add_client_security,
+    as_seconds,
+    client_security,
+    format_of,
+    in_options,
+)
 
 DESCRIPTION = """\
 Send messages, each as one frame, and print the replies, each on a line of its own.
@@ -30,6 +37,8 @@ Send messages, each as one frame, and print the replies, each on a line of its o
 Without MESSAGE the lines of standard input are sent, each as soon as it is read. The
 command ends when everything is sent and as many replies as messages have come;
 --no-reply and --until-close are other ways to end."""
+
+GRACE = 5.0  # seconds of silence after which --no-reply takes a server for content
 
 EPILOG = f"""\
 formats:
@@ -40,12 +49,16 @@ examples:
   pysock send unix:///run/me/app.sock --no-reply < lines.txt
   pysock send localhost:6379 --framing crlf PING
   pysock send 127.0.0.1:5020 --framing modbus --hex 000100000006010300000001
+  pysock send tls://app.example.org:5210 --ca certificate.pem --authkey authkey hello
 
-exit status: 0; 1 this side failed; 2 a wrong command line or message; 255 no connection,
-or one that failed, timed out or ended before the last reply"""
+TLS has no end of one direction: there --until-close waits for a server that ends the
+connection by itself, and --no-reply for one that is silent for {GRACE:g} s (--timeout).
+
+exit status: 0; 1 this side failed; 2 a wrong command line, a file of it or a message; 255
+no connection, one of the two sides not proved to be who it must be, or a connection that
+failed, timed out or ended before the last reply"""
 
 CHUNK = 64 * 1024
-GRACE = 5.0  # seconds of silence after which --no-reply takes a server for content
 NAP = 0.5  # the longest sleep: a signal that comes just before one is seen after it
 
 
@@ -99,6 +112,7 @@ def configure(parser: Parser) -> None:
         help="messages are given, and replies printed, in hexadecimal",
     )
     form.add_argument("--raw", action="store_true", help="no newline after a reply")
+    add_client_security(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -109,17 +123,19 @@ def run(options: argparse.Namespace) -> int:
         batches = [_arguments(options.messages, framing, options.hex)]
     else:
         batches = _input(framing.max_frame, options.hex)
+    security = client_security(options)
     try:
         client = Client(
             options.address,
             framing,
             timeout=NAP,
             connect_timeout=options.timeout or 10.0,
+            **security,
         )
+    except (AuthenticationError, OSError) as exc:
+        raise Failure(in_options(_reason(exc)), DISCONNECTED) from None
     except ValueError as exc:
-        raise Failure(str(exc), MISUSED) from None
-    except OSError as exc:
-        raise Failure(exc.strerror or str(exc), DISCONNECTED) from None
+        raise Failure(in_options(str(exc)), MISUSED) from None
     _Exchange(client, batches, options).run()
     return 0
 
@@ -182,7 +198,7 @@ class _Exchange:
             self._failure = Failure(f"message {number}: {exc}", MISUSED)
         except ConnectionClosed:
             return  # by the main thread, which knows why
-        except OSError as exc:
+        except (AuthenticationError, OSError) as exc:
             self._failure = _lost(exc)
         except MemoryError:
             self._failure = Failure("not enough memory for this message", FAILED)
@@ -233,7 +249,7 @@ class _Exchange:
                     return
                 text = f"no reply within {self._timeout:g} s{self._score()}"
                 raise Failure(text, DISCONNECTED) from None
-            except (IncompleteFrame, FramingError, OSError) as exc:
+            except (IncompleteFrame, FramingError, AuthenticationError, OSError) as exc:
                 raise _lost(exc) from None
             except ConnectionClosed:
                 if self._client.closed or self._until_close:
@@ -290,8 +306,11 @@ class _Exchange:
 
 
 def _lost(exc: Exception) -> Failure:
-    reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
-    return Failure(f"the connection failed: {reason}", DISCONNECTED)
+    return Failure(f"the connection failed: {in_options(_reason(exc))}", DISCONNECTED)
+
+
+def _reason(exc: Exception) -> str:
+    return (isinstance(exc, OSError) and exc.strerror) or str(exc)
 
 
 # ---------------------------------------------------------------- what the user gave

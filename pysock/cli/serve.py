@@ -19,7 +19,15 @@ from typing import Any
 
 from .. import Server, __version__, serve
 from . import FAILED, MISUSED, Failure, Parser
-from .options import as_count, as_seconds, as_size, format_of
+from .options import (
+    add_server_security,
+    as_count,
+    as_seconds,
+    as_size,
+    format_of,
+    in_options,
+    server_security,
+)
 
 DESCRIPTION = """\
 Serve messages with a function of yours: it is called with each message, and what it
@@ -35,16 +43,19 @@ signals:
                    one ends at once
   SIGHUP           replace the workers one by one with new ones, which import the module
                    again; no client is refused, and each connection
-                   is closed when it is between two messages
+                   is closed when it is between two messages; certificates and keys stay as
+                   they were read at the start
 
 examples:
   pysock serve app:handle
   pysock serve app:handle --bind 0.0.0.0:5210 --bind unix:///run/me/app.sock --processes 4
   pysock serve app:make_handler --factory --framing netstring --max-frame 1M
   pysock serve app:handle --bind fd://3 --proxy-protocol v2 --trusted-proxy 10.0.0.0/8
+  pysock serve app:handle --bind tls://:5210 --certificate certificate.pem \\
+      --key private-key.pem --authkey authkey
 
 exit status: 0 after SIGTERM; 130 after SIGINT; 1 nothing could be served: the module, the
-handler or the address cannot be had; 2 a wrong command line"""
+handler or the address cannot be had; 2 a wrong command line, or a file of it"""
 
 DEFAULT_BIND = "tcp://127.0.0.1:8000"
 LEVELS = ["debug", "info", "warning", "error"]
@@ -60,7 +71,8 @@ def configure(parser: Parser) -> None:
         "--bind",
         metavar="ADDRESS",
         action="append",
-        help="tcp://host:port, host:port, unix:///path, or fd://N for a socket from systemd; "
+        help="tcp://host:port, host:port, tls://host:port, unix:///path, or fd://N for a "
+        "socket from systemd; "
         f"port 0 lets the system choose; may be given again; default: {DEFAULT_BIND}",
     )
     add(
@@ -150,12 +162,14 @@ def configure(parser: Parser) -> None:
         default="info",
         help="what to log on stderr; default: %(default)s",
     )
+    add_server_security(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; return the exit status."""
     if options.trusted_proxy and not options.proxy_protocol:
         raise Failure("--trusted-proxy means nothing without --proxy-protocol", MISUSED)
+    addresses = options.bind or [DEFAULT_BIND]
     chosen: dict[str, Any] = {
         "framing": format_of(options.framing, options.max_frame),
         "workers": options.workers,
@@ -165,6 +179,7 @@ def run(options: argparse.Namespace) -> int:
         "proxy_protocol": options.proxy_protocol,
         "trusted_proxies": options.trusted_proxy,
         "health": options.health,
+        **server_security(options, addresses),
     }
     _log_to_stderr(options.log_level)
     if sys.platform != "win32":
@@ -175,7 +190,7 @@ def run(options: argparse.Namespace) -> int:
         )
     try:
         return serve(
-            options.bind or [DEFAULT_BIND],
+            addresses,
             options.handler,
             processes=options.processes,
             drain=options.drain,
@@ -185,7 +200,7 @@ def run(options: argparse.Namespace) -> int:
             **{name: value for name, value in chosen.items() if value is not None},
         )
     except (TypeError, ValueError) as exc:
-        raise Failure(str(exc), MISUSED) from None
+        raise Failure(in_options(str(exc)), MISUSED) from None
     except OSError as exc:
         raise Failure(exc.strerror or str(exc), FAILED) from None
     except RuntimeError as exc:
