@@ -11,7 +11,7 @@ import threading
 import time
 
 from .address import Address, AddressLike, connect, format_peer, is_local, parse
-from .connection import Connection, check_options
+from .connection import Connection, check_options, send_at_once
 from .errors import ConnectionClosed
 from .framing import Format, LengthField, _Tls
 
@@ -172,6 +172,7 @@ class Client(Connection):
                     "insecure=True"
                 )
         sock.setblocking(False)
+        send_at_once(sock)
         crypt = None
         try:
             if self._context is not None:

@@ -80,14 +80,9 @@ class Connection(FrameStream):
     def _tune(self) -> None:
         """Set the socket's options."""
         sock = self.socket
-        if getattr(sock, "family", None) not in (socket.AF_INET, socket.AF_INET6):
-            return
-        if not hasattr(sock, "setsockopt") or sock.type != socket.SOCK_STREAM:
+        if not send_at_once(sock) or self.keepalive is None:
             return
         tcp = socket.IPPROTO_TCP
-        sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
-        if self.keepalive is None:
-            return
         idle, interval, count = self.keepalive
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if _KEEPIDLE is not None:
@@ -147,6 +142,16 @@ class Connection(FrameStream):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"over {self.socket!r}"
         return f"<{type(self).__name__} {state}, framing={self.framing!r}>"
+
+
+def send_at_once(sock: Any) -> bool:
+    """Have a TCP socket not wait for more to send; return whether it is one."""
+    if getattr(sock, "family", None) not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    if not hasattr(sock, "setsockopt") or sock.type != socket.SOCK_STREAM:
+        return False
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return True
 
 
 def check_options(

@@ -177,6 +177,8 @@ class Server:
         self._pass_connection = not self._sessions and wants_connection(handler)
         self.workers = default_workers() if workers is None else workers
         self.max_connections = self._room(max_connections)
+        self._health_at = health
+        self._health: Any = None
         self._listeners = open_listeners(
             address, backlog, self.allow_reuse_address, tls is not None
         )
@@ -186,8 +188,6 @@ class Server:
         except ValueError:
             self.server_close()
             raise
-        self._health_at = health
-        self._health: Any = None
         self._open_health()
         self.addresses = [listener.address for listener in self._listeners]
         self.address = self.addresses[0]

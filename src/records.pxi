@@ -12,16 +12,17 @@ cdef enum:
 
 # A peer that will not have our certificate, or wants one, says so in an alert that comes
 # after the handshake has succeeded here (RFC 8446, 4.4.2.4 and 6.2).
-cdef frozenset _REFUSALS = frozenset([
-    "SSLV3_ALERT_BAD_CERTIFICATE",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-    "SSLV3_ALERT_CERTIFICATE_REVOKED",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-    "TLSV1_ALERT_ACCESS_DENIED",
-    "TLSV1_ALERT_UNKNOWN_CA",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-])
+cdef dict _REFUSALS = {
+    "SSLV3_ALERT_BAD_CERTIFICATE": "refuses this end's certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "says that this end's certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "says that this end's certificate was revoked",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "refuses this end's certificate",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "cannot use this end's certificate",
+    "TLSV1_ALERT_ACCESS_DENIED": "denies access to whom this end's certificate names",
+    "TLSV1_ALERT_UNKNOWN_CA": "does not know the CA of this end's certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
+        "demands a certificate: make the context with certificate= and key="),
+}
 
 
 cdef class _Records:
@@ -181,7 +182,7 @@ cdef class _Records:
     cdef int fail(self, exc) except -1:
         """Keep what has ended the stream; the alert that tells the peer goes, if it can."""
         if exc.reason in _REFUSALS:
-            refused = AuthenticationError(f"the peer refused this end's certificate: {exc}")
+            refused = AuthenticationError(f"the peer {_REFUSALS[exc.reason]}")
             refused.__cause__ = exc
             exc = refused
         self.failure = exc
