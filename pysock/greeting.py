@@ -1,7 +1,7 @@
 """What both ends do before the first message: a TLS handshake, the proof of a key.
 
 These are steps that never wait: generators that yield what to wait for, as a selector
-takes it, and go on when that can be done.  A server's poller drives them, and `conduct`
+takes it, or 0 to be called again, and go on when that can be done.  A server's poller drives them, and `conduct`
 does for a client.
 """
 
@@ -26,6 +26,8 @@ Steps = Iterator[int]
 
 class _Wire:
     """A plain socket with the calls of a `_Tls`."""
+
+    wants = _READ
 
     def __init__(self, sock: socket.socket) -> None:
         self.recv, self.send_now = sock.recv, sock.send
@@ -89,7 +91,7 @@ def _prove(wire: Any, side: Any, first: bytes) -> Steps:
             try:
                 part = wire.recv(side.wanted - len(came))
             except BlockingIOError:
-                yield _READ
+                yield wire.wants
                 continue
             if not part:
                 raise ConnectionClosed
@@ -115,6 +117,7 @@ def conduct(steps: Steps, sock: socket.socket, deadline: float | None) -> None:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError("the server took too long")
-            selector.register(sock, want)
-            selector.select(left)
-            selector.unregister(sock)
+            if want:
+                selector.register(sock, want)
+                selector.select(left)
+                selector.unregister(sock)

@@ -33,7 +33,15 @@ _PEEK = 4096
 _DELAY = 0.1  # seconds until a wrong proof is answered
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
 _ALERT = b"\x15\x03\x03\0\2\2\x46"  # fatal, protocol_version: RFC 8446, 6
-_LATER = 0  # what a generator yields to go on after that
+_LATER = -1  # what a generator yields to go on after that
+
+
+class _WrongProof(AuthenticationError):
+    """The log has as many lines a second of this kind as of each other."""
+
+
+class _Refused(AuthenticationError):
+    """Of this one too."""
 
 
 class Handshakes:
@@ -129,6 +137,8 @@ class Handshakes:
     def step(self, connection: Served, now: float) -> int | None:
         """Go on; return what to wait for, None when the first message may come.
 
+        0: call again; -1: not before `delayed` tells.
+
         Raises:
             AuthenticationError: the client has proved nothing.
             ConnectionClosed, OSError: it is over.
@@ -198,7 +208,7 @@ class Handshakes:
         source = source_of(connection.client_address)
         why_not = self._why_not_source(source, state.now)
         if why_not is not None:
-            raise AuthenticationError(f"refused, {why_not}")
+            raise _Refused(f"refused, {why_not}")
         self._count(state, source)
 
     def _count(self, state: _Handshake, source: str | None) -> None:
@@ -213,12 +223,13 @@ class Handshakes:
         wire = wire_of(connection.socket, connection.crypt)
         try:
             yield from prove(wire, side)
-        except AuthenticationError:
-            if side.farewell:
-                self._penalties.add(source_of(connection.client_address), state.now)
-                yield _LATER  # whoever guesses has to wait
-                wire.send_now(side.farewell)
-            raise
+        except AuthenticationError as exc:
+            if not side.farewell:
+                raise
+            self._penalties.add(source_of(connection.client_address), state.now)
+            yield _LATER  # whoever guesses has to wait
+            wire.send_now(side.farewell)
+            raise _WrongProof(*exc.args) from None
         connection.user = side.user
 
 

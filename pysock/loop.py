@@ -389,8 +389,10 @@ class Loop:
             self._fade(connection)
             return
         if want is not None:
-            self._park(connection, want)
+            self._park(connection, max(want, 0))
             self._crew.call_at(self._handshakes.next_at() or _NEVER)
+            if want == 0:
+                self._crew.requeue(connection)
             return
         self._admission.place_is_free()
         self._begin(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 
 from .address import format_peer
@@ -120,16 +121,20 @@ def explain_failure(server: Any, connection: Served, exc: BaseException) -> None
             server._counts["handler_errors"] += 1
         server._tell_error(connection)
     elif isinstance(exc, FramingError | IncompleteFrame | AuthenticationError):
-        server._seldom.log(logging.WARNING, "%s: %s", peer, exc)
+        kind = type(exc).__name__
+        server._seldom.log(logging.WARNING, "%s: %s", peer, exc, kind=kind)
     elif isinstance(exc, ConnectionClosed):
         server._seldom.log(logging.DEBUG, "%s: %s", peer, exc)
     else:
-        server._seldom.log(_level(exc), "%s: %s", peer, exc)
+        level = _level(exc)
+        server._seldom.log(level, "%s: %s", peer, exc, kind=logging.getLevelName(level))
 
 
 def _level(exc: BaseException) -> int:
     """TLS that is not as it must be is worth more of a line than a connection that broke."""
-    return logging.WARNING if hasattr(exc, "reason") else logging.INFO
+    ssl = sys.modules.get("ssl")
+    hostile = ssl is not None and isinstance(exc, ssl.SSLError)
+    return logging.WARNING if hostile else logging.INFO
 
 
 def counted(connection: Served) -> dict[str, int]:

@@ -284,6 +284,7 @@ cdef class _Tls(_Records):
                 if result == 0:
                     if done:
                         self.ready = True
+                        self.empty = 0
                         return 0
                     if self.incoming is None:
                         return SOCK_READ
@@ -300,6 +301,11 @@ cdef class _Tls(_Records):
             if self.raw_start == self.raw_end:
                 self.drop_raw()
             self.give()
+
+    @property
+    def wants(self):
+        """What to wait for after a `recv` that found nothing; 0: it is to be called again."""
+        return self.in_wants
 
     def recv(self, Py_ssize_t n):
         """Return at most *n* bytes that have come, b"" at the end of the stream.
