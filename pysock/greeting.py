@@ -1,8 +1,8 @@
 """What both ends do before the first message: a TLS handshake, the proof of a key.
 
 These are steps that never wait: generators that yield what to wait for, as a selector
-takes it, or 0 to be called again, and go on when that can be done.  A server's poller drives them, and `conduct`
-does for a client.
+takes it, or 0 to be called again, and go on when that can be done.  A server's poller
+drives them, and `conduct` does for a client.
 """
 
 from __future__ import annotations
