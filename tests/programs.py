@@ -1,4 +1,7 @@
-"""`pysock serve` and programs that call `pysock.serve`, each in a session of its own."""
+"""`pysock serve`, programs that call `pysock.serve`, and peers that others have written.
+
+Each is in a session of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from typing import Any
 import pytest
 
 import pysock
-from conftest import TIME_FACTOR
+from conftest import TIME_FACTOR, require_peer
 from peers import Task
 
 LIMIT = 20 * TIME_FACTOR  # nothing takes this long unless it hangs
@@ -232,3 +235,111 @@ def after(seconds: float, marker: Path) -> bytes:
     return (
         f"open({str(marker)!r}, 'w').close(); time.sleep({seconds}); reply = b'done'"
     ).encode()
+
+
+# ------------------------------------------------------------ peers that others have written
+
+# Their language, and no settings of this machine's.
+_PEERS_ENV = {
+    "LC_ALL": "C",
+    "OPENSSL_CONF": os.devnull,
+    "GNUTLS_SYSTEM_PRIORITY_FILE": os.devnull,
+}
+
+
+class Peer(Program):
+    """A program of others: its stdin and stdout are pipes, what it tells goes into a file.
+
+    Args:
+        folder: where it runs.
+        name: the program, which the test is skipped without.
+        arguments: what else its command has.
+        tells: another file that it writes what it tells to.
+        fds: descriptors for it to inherit.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *arguments: object,
+        tells: Path | None = None,
+        fds: tuple[int, ...] = (),
+    ) -> None:
+        self._log = folder / f"log{len(list(folder.glob('log*')))}"
+        self._tells = tells
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [require_peer(name), *map(str, arguments)],
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                start_new_session=True,
+                env={**os.environ, **_PEERS_ENV},
+                pass_fds=fds,
+            )
+        self.pid = self.process.pid
+
+    @property
+    def said(self) -> str:
+        more = ""
+        if self._tells is not None and self._tells.exists():
+            more = self._tells.read_text(errors="replace")
+        return self._log.read_text(errors="replace") + more
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+
+        def look() -> int | None:
+            if self.process.poll() is not None:
+                pytest.fail(f"status {self.process.returncode}, having said {self.said!r}")
+            return _listens_at(self.pid)
+
+        found: int = until(look)
+        return found
+
+    def write(self, data: bytes) -> None:
+        """Type on its keyboard."""
+        assert os.write(self.process.stdin.fileno(), data) == len(data)
+
+    def connection(
+        self,
+        framing: pysock.framing.Format = pysock.LengthField(),  # noqa: B008
+    ) -> pysock.Connection:
+        """A connection over its stdin and stdout, which owns them from now on."""
+        return pysock.Connection.from_fds(
+            self.process.stdout, self.process.stdin, framing, timeout=LIMIT
+        )
+
+    def kill(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        super().kill()
+
+
+def _listens_at(pid: int) -> int | None:
+    """The first TCP port that a process of this user listens at, as Linux tells it."""
+    held = set()
+    with contextlib.suppress(OSError):  # it has just ended
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # this one has just been closed
+                held.add(os.readlink(path))
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_, inode = line.split()[:10]
+        if state == "0A" and f"socket:[{inode}]" in held:
+            return int(local.rpartition(":")[2], 16)
+    return None
+
+
+@contextlib.contextmanager
+def peer(folder: Path, name: str, *arguments: object, **options: Any) -> Iterator[Peer]:
+    """Run a program of others; the options are those of `Peer`."""
+    started = Peer(folder, name, *arguments, **options)
+    try:
+        yield started
+    finally:
+        started.kill()
