@@ -179,10 +179,11 @@ class Client(Connection):
                 host = self.address.host if self.address is not None else ""
                 name = self._server_hostname or host or None
                 crypt = _Tls(sock, self._context, False, name)
-                conduct(secure(crypt), sock, deadline)
+                conduct(secure(crypt), sock, deadline, self._over)
             if self._authkey is not None:
                 side = Prover(self._authkey, self._user, binding_of(crypt))
-                conduct(prove(wire_of(sock, crypt), side, side.begin()), sock, deadline)
+                steps = prove(wire_of(sock, crypt), side, side.begin())
+                conduct(steps, sock, deadline, self._over)
         except TimeoutError:
             where = self.address or format_peer(sock.getpeername())
             raise TimeoutError(

@@ -7,13 +7,15 @@ drives them, and `conduct` does for a client.
 
 from __future__ import annotations
 
+import functools
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
 from .connection import selector_of_any
 from .errors import AuthenticationError, ConnectionClosed
-from .framing import _READ, _Tls
+from .framing import _READ, _send_now, _Tls
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ __all__ = ["Steps", "binding_of", "conduct", "prove", "secure", "wire_of"]
 
 Steps = Iterator[int]
 
+_LOOK = 0.05  # seconds between two looks whether it is over
+
 
 class _Wire:
     """A plain socket with the calls of a `_Tls`."""
@@ -30,7 +34,8 @@ class _Wire:
     wants = _READ
 
     def __init__(self, sock: socket.socket) -> None:
-        self.recv, self.send_now = sock.recv, sock.send
+        self.recv = sock.recv
+        self.send_now = functools.partial(_send_now, sock)
 
 
 def wire_of(sock: socket.socket, tls: Any) -> Any:
@@ -106,10 +111,13 @@ def _send(wire: Any, data: bytes) -> None:
         raise AuthenticationError("the peer does not read what a proof needs")
 
 
-def conduct(steps: Steps, sock: socket.socket, deadline: float | None) -> None:
+def conduct(
+    steps: Steps, sock: socket.socket, deadline: float | None, over: threading.Event
+) -> None:
     """Take *steps* over *sock*, waiting between them, until `time.monotonic` *deadline*.
 
     Raises:
+        ConnectionClosed: *over* was set.
         TimeoutError: the deadline has passed.
     """
     with selector_of_any() as selector:
@@ -119,5 +127,7 @@ def conduct(steps: Steps, sock: socket.socket, deadline: float | None) -> None:
                 raise TimeoutError("the server took too long")
             if want:
                 selector.register(sock, want)
-                selector.select(left)
+                selector.select(_LOOK if left is None else min(left, _LOOK))
                 selector.unregister(sock)
+            if over.is_set():
+                raise ConnectionClosed("the connection is closed")

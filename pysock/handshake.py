@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .errors import AuthenticationError, ConnectionClosed
-from .framing import _READ
+from .framing import _READ, _send_now
 from .greeting import Steps, prove, secure, wire_of
 from .penalties import Penalties, source_of
 from .proxy import ProxyHeader, Trusted, parse
@@ -250,7 +250,7 @@ def _secure(connection: Served) -> Steps:
     except OSError as exc:
         if getattr(exc, "reason", None) in _NO_TLS:
             with contextlib.suppress(OSError):
-                connection.socket.send(_ALERT)  # which OpenSSL does not, for no TLS
+                _send_now(connection.socket, _ALERT)  # which OpenSSL does not, for no TLS
         raise
 
 

@@ -31,6 +31,7 @@ __all__ = ["HealthServer"]
 
 logger = logging.getLogger(__name__)
 
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # whatever SIGPIPE does here
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _VISITS = 8  # at a time; the oldest makes room for the next
 _PATIENCE = 5.0  # seconds for a request, its answer and the client's goodbye
@@ -204,7 +205,7 @@ class _Visit:
             # Closed with bytes unread, the connection would be reset and the answer lost.
             return _READ if self.sock.recv(_REQUEST_BYTES) else 0
         with contextlib.suppress(BlockingIOError):
-            self._answer = self._answer[self.sock.send(self._answer) :]
+            self._answer = self._answer[self.sock.send(self._answer, _NO_SIGNAL) :]
         if self._answer:
             return _WRITE
         self.sock.shutdown(socket.SHUT_WR)

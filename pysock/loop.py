@@ -388,6 +388,13 @@ class Loop:
             connection.linger = min(connection.linger, _LAST_WORD)
             self._fade(connection)
             return
+        except Exception:
+            # Whatever it is, such as an error of a user's own context, others go on.
+            peer = format_peer(connection.client_address)
+            self._log(logging.ERROR, "handshake failed for %s", peer, exc_info=True)
+            self.server._counts["handshake_failures"] += 1
+            self._forget(connection)
+            return
         if want is not None:
             self._park(connection, max(want, 0))
             self._crew.call_at(self._handshakes.next_at() or _NEVER)

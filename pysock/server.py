@@ -461,4 +461,5 @@ def _check_secrets(tls: ssl.SSLContext | None, authkey: Any) -> bytes:
     from .tls import own_certificate, pin_of
 
     # Also for the sake of an error now, and not at the first client.
-    return bytes.fromhex(pin_of(own_certificate(tls)))
+    certificate = own_certificate(tls, needed=authkey is not None)
+    return bytes.fromhex(pin_of(certificate)) if certificate else b""

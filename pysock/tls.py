@@ -199,10 +199,15 @@ def pin_of(certificate: bytes | StrPath) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def own_certificate(context: ssl.SSLContext) -> bytes:
+def own_certificate(context: ssl.SSLContext, needed: bool = True) -> bytes:
     """Return, as DER, the certificate that a server's *context* presents.
 
     It is found by a handshake with itself, in memory.
+
+    Args:
+        context: a server's.
+        needed: whether one that exists, and does not let it be found, is an error;
+            otherwise b"" is returned for it.
 
     Raises:
         ValueError: it presents none, or is a client's, or does not let it be found.
@@ -223,6 +228,8 @@ def own_certificate(context: ssl.SSLContext) -> bytes:
                 server.do_handshake()
     except ssl.SSLError as exc:
         if exc.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+            if not needed:
+                return b""
             raise ValueError(
                 "a server without TLS 1.3 that demands certificates of clients does not "
                 "tell its own: let it speak TLS 1.3"
@@ -336,8 +343,8 @@ _FAILURES = {
         "context has no certificate"
     ),
     "SSLV3_ALERT_HANDSHAKE_FAILURE": (
-        "the {peer} broke off the handshake: the two sides have no cipher in common, or it "
-        "demands a certificate (certificate=)"
+        "the {peer} broke off the handshake: there is no TLS version or cipher in common, "
+        "or it demands a certificate (certificate=)"
     ),
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": (
         "the {peer} has sent no certificate, which this side demands: pass certificate= and "
@@ -345,6 +352,15 @@ _FAILURES = {
     ),
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
         "the {peer} demands a certificate: pass certificate= and key= on this side"
+    ),
+    **dict.fromkeys(
+        (
+            "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+            "SSLV3_ALERT_CERTIFICATE_REVOKED",
+            "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+            "TLSV1_ALERT_ACCESS_DENIED",
+        ),
+        "the {peer} refused this side's certificate: its log may tell why",
     ),
     "TLSV1_ALERT_UNKNOWN_CA": (
         "the {peer} does not trust this side's certificate: pass its CA there, as {there}"

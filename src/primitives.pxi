@@ -141,3 +141,20 @@ def send_frame(sock, message, Format framing not None, timeout=...):
     finally:
         close_message(&out)
         give_back(port, before)
+
+
+def _send_now(sock, bytes data):
+    """Send *data* as far as that can be without waiting, and without SIGPIPE; return how much.
+
+    Raises:
+        BlockingIOError, OSError: nothing was sent.
+    """
+    cdef sock_iov iov[1]
+    cdef sock_t fd = sock.fileno()
+    cdef Py_ssize_t sent
+    sock_prepare(fd)
+    iov_set(&iov[0], PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    sent = sock_send(fd, iov, 1)
+    if sent < 0:
+        sock_raise(sent)
+    return sent

@@ -1,11 +1,15 @@
 # TLS records between OpenSSL's memory and the socket: system calls that never block, and
 # the turn that each thread takes before it touches either.
 
+from cpython.buffer cimport PyBuffer_FillInfo
+
 
 cdef enum:
-    RECORD = 16 * 1024        # bytes of the longest record
+    RECORD = 16 * 1024        # bytes in the longest record, and
+    HEADER = 5                # before them; what is around them takes no more than
+    LONGEST_RECORD = HEADER + RECORD + 2048  # (RFC 5246, 6.2.3)
     RECORDS = 4               # in one system call
-    FED = RECORD + 512        # handed to OpenSSL at a time: its memory never shrinks
+    FED = RECORD + 512        # handed over at a time, or one record: memory never shrinks
     BARREN = 2 * FED          # received without a byte in it: no peer needs as much
     ANSWERS = 64 * 1024       # to a peer that asks for new keys, and does not read
 
@@ -25,6 +29,16 @@ cdef dict _REFUSALS = {
 }
 
 
+cdef class _Window:
+    """Some memory with Python's buffer protocol; a memoryview would be made each time."""
+
+    cdef char *p
+    cdef Py_ssize_t n
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.p, self.n, 0, flags)
+
+
 cdef class _Records:
     """What has come and is not decrypted yet, and what is encrypted and has not left."""
 
@@ -33,6 +47,7 @@ cdef class _Records:
     cdef object incoming      # its memory for records, None with an SSLSocket
     cdef object outgoing
     cdef object ssl           # the module
+    cdef _Window window       # what it is to read from, or to write to
     cdef sock_t fd
     cdef Turn turn
     cdef char *raw            # received and not handed to OpenSSL; NULL while empty
@@ -53,6 +68,7 @@ cdef class _Records:
         import ssl
         make_turn(&self.turn)
         self.ssl = ssl
+        self.window = _Window()
         self.records = []
         self.fd = sock.fileno()
         self.server_side = server_side
@@ -96,39 +112,65 @@ cdef class _Records:
         open_gate(&self.turn)
 
     cdef Py_ssize_t feed(self) except? -1:
-        """Hand OpenSSL some of what the socket has, if it is anything."""
+        """Hand OpenSSL whole records, as far as they have come; return how many bytes.
+
+        It would only ask for the rest of one, by way of an exception.
+        """
         cdef sock_iov iov[1]
-        cdef Py_ssize_t got
-        if self.raw_start == self.raw_end:
+        cdef Py_ssize_t got, n = self.whole_records()
+        while n == 0:
             if self.drained:
                 return -errno.EAGAIN
             if self.raw == NULL:
                 self.raw = spare_take()
                 if self.raw == NULL:
                     raise MemoryError
-            iov_set(&iov[0], self.raw, SPARE_SIZE)
+            if self.raw_start > 0:
+                self.raw_end -= self.raw_start
+                memmove(self.raw, self.raw + self.raw_start, self.raw_end)
+                self.raw_start = 0
+            iov_set(&iov[0], self.raw + self.raw_end, SPARE_SIZE - self.raw_end)
             got = sock_recv(self.fd, iov, 1)
             if got < 0:
                 return got
-            self.drained = got < SPARE_SIZE
-            self.raw_start = 0
-            self.raw_end = got
             if got == 0:
+                self.hand_over(self.raw_end)
                 self.incoming.write_eof()  # OpenSSL knows whether that is a clean end
-                self.fed = True
                 return 1
-        got = min(self.raw_end - self.raw_start, FED)
-        view = PyMemoryView_FromMemory(self.raw + self.raw_start, got, PyBUF_READ)
-        try:
-            self.incoming.write(view)
-        finally:
-            view.release()
-        self.raw_start += got
-        self.fed = True
-        self.empty += got
+            self.drained = got < SPARE_SIZE - self.raw_end
+            self.raw_end += got
+            n = self.whole_records()
+        self.hand_over(n)
+        self.empty += n
         if self.empty > BARREN and self.ready:
             self.refuse("sends TLS records without end, and nothing in them")
-        return got
+        return n
+
+    cdef int hand_over(self, Py_ssize_t n) except -1:
+        self.window.p = self.raw + self.raw_start
+        self.window.n = n
+        self.incoming.write(self.window)
+        self.raw_start += n
+        self.fed = True
+        return 0
+
+    cdef Py_ssize_t whole_records(self) noexcept:
+        """Bytes of the whole records that have come, or of what is no TLS."""
+        cdef const unsigned char *p = <const unsigned char *>self.raw + self.raw_start
+        cdef Py_ssize_t left = self.raw_end - self.raw_start
+        cdef Py_ssize_t n = 0, size
+        while left > n:
+            if not 20 <= p[n] <= 24:
+                return left
+            if left - n < HEADER:
+                break
+            size = HEADER + (p[n + 3] << 8 | p[n + 4])
+            if size > LONGEST_RECORD:
+                return left
+            if size > left - n or (n and n + size > FED):
+                break
+            n += size
+        return n
 
     cdef Py_ssize_t flush(self) except? -1:
         """Send the records that wait; return 0 or the negative error."""

@@ -6,6 +6,10 @@
 # and nobody waits for the network in his turn.
 
 
+cdef enum:
+    WRONG_PIN = 50            # X509_V_ERR_APPLICATION_VERIFICATION: see pysock/tls.py
+
+
 cdef bint is_tls(sock):
     """Whether *sock* is an SSLSocket; without importing ssl for it."""
     ssl = sys.modules.get("ssl")
@@ -115,9 +119,10 @@ cdef class _Tls(_Records):
 
     cdef Py_ssize_t read_once(self, char *p, Py_ssize_t n, bint all_there) except? -1:
         cdef Py_ssize_t before = 0 if self.incoming is None else self.incoming.pending
-        view = PyMemoryView_FromMemory(p, n, PyBUF_WRITE)
+        self.window.p = p
+        self.window.n = n
         try:
-            return self.object.read(n, view)
+            return self.object.read(n, self.window)
         except self.ssl.SSLWantReadError:
             return -errno.EAGAIN
         except self.ssl.SSLWantWriteError:
@@ -138,12 +143,10 @@ cdef class _Tls(_Records):
                 return n
             if self.incoming is not None and self.incoming.pending == before:
                 return -errno.EAGAIN
-            # A record of a single byte, or part of one: nobody can tell.
+            # A record of a single byte, or of none: nobody can tell.
             self.failure = OSError(
                 errno.EIO, "a signal's handler has broken a read of TLS: close the connection")
             return -errno.EPROTO
-        finally:
-            view.release()
 
     cdef int raise_interruption(self) except -1:
         """Raise what a signal's handler has raised, now that what came is accounted for."""
@@ -216,9 +219,10 @@ cdef class _Tls(_Records):
 
     cdef Py_ssize_t write(self, char *p, Py_ssize_t n) except? -1:
         """One write of OpenSSL's; the count or a negative error."""
-        view = PyMemoryView_FromMemory(p, n, PyBUF_READ)
+        self.window.p = p
+        self.window.n = n
         try:
-            n = self.object.write(view)
+            n = self.object.write(self.window)
         except self.ssl.SSLWantReadError:
             self.out_wants = SOCK_READ
             return -errno.EAGAIN
@@ -238,8 +242,6 @@ cdef class _Tls(_Records):
             elif self.outgoing.pending:
                 self.pledged += n
             raise
-        finally:
-            view.release()
         if self.outgoing is not None:
             self.pledged += n
             self.records.append(self.outgoing.read())
@@ -277,8 +279,9 @@ cdef class _Tls(_Records):
                     done = False
                 except self.ssl.SSLWantWriteError:
                     return SOCK_WRITE
-                except self.ssl.SSLError:
-                    self.flush()  # the alert
+                except self.ssl.SSLError as exc:
+                    if getattr(exc, "verify_code", 0) != WRONG_PIN:
+                        self.flush()  # the alert, and not a client's certificate
                     raise
                 result = self.flush()
                 if result == 0:

@@ -253,6 +253,7 @@ def client_security(options: argparse.Namespace) -> dict[str, Any]:
 _ADVICE = (
     ("pass tls=, or", "pass --certificate, or"),
     ("minimum='1.2'", "--tls12"),
+    ("make the context with ", "pass "),
     ("pass password=", "store it without a password"),
 )
 _ARGUMENTS = (
