@@ -167,9 +167,10 @@ class Prover(_Side):
             self._expect(_READY, _FAIL)
             return _message(_PROOF, self._mac(self._key, b"client"))
         if kind == _FAIL:
-            hint = ": does TLS end at a proxy before it?" if self._binding else ""
+            or_so = ", or TLS ends at a proxy before it" if self._binding else ""
             raise AuthenticationError(
-                f"the server refused the key (user {self._user!r}){hint}"
+                f"the server refused the key (user {self._user!r}): it has another one, or "
+                f"no such user{or_so}"
             )
         if not hmac.compare_digest(self._mac(self._key, b"server"), body):
             raise AuthenticationError(

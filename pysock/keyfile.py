@@ -25,10 +25,14 @@ def check_private(path: str | os.PathLike[str]) -> None:
 def check_private_fd(fd: int, path: str | os.PathLike[str]) -> None:
     """Refuse the open file *fd*, which was found at *path*, as `check_private` does.
 
+    Its group may read it where root owns it, and this process is another user's.
     Windows keeps no modes, so nothing is refused there.
     """
-    mode = os.fstat(fd).st_mode & 0o777
-    if _HAS_MODES and mode & 0o077:
+    info = os.fstat(fd)
+    mode = info.st_mode & 0o777
+    # Root gives others a file to read by their group: systemd, Kubernetes, Debian do.
+    given = _HAS_MODES and info.st_uid == 0 != os.geteuid()
+    if _HAS_MODES and mode & (0o037 if given else 0o077):
         text = f"mode {mode:04o} lets others use it, run chmod 600 {os.fspath(path)}"
         raise PermissionError(errno.EACCES, text, os.fspath(path))
 

@@ -69,6 +69,14 @@ class Listener:
         self.pause = _FIRST_PAUSE
         self.watch: Any = None  # while the server waits for clients
 
+    def let_others_connect(self) -> None:
+        """Let every user of this machine connect to the Unix path that was made here.
+
+        For a server that asks who has connected, and lets in whom it will.
+        """
+        if self._identity is not None:
+            os.chmod(self.address.path, 0o666)
+
     def fileno(self) -> int:
         """Return the descriptor, -1 once closed."""
         return self.sock.fileno()

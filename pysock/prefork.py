@@ -257,6 +257,9 @@ class _Master:
             self._address, backlog, Server.allow_reuse_address, encrypted
         )
         self._sockets = [listener.sock for listener in self._listeners]
+        if self._options.get("allow_uids") is not None:
+            for listener in self._listeners:
+                listener.let_others_connect()
         health = self._options.get("health")
         if health is not None:
             self._listeners += open_listeners(health, backlog, Server.allow_reuse_address)

@@ -86,7 +86,8 @@ class Server:
             its connection's `user`.  See `pysock.auth.load_key`, `load_keys`.
         insecure: accept *authkey* without TLS from other machines too, where whoever is
             on the way may take a connection over.
-        allow_uids: the users of this machine that are let in, by number; for Unix sockets.
+        allow_uids: the users of this machine that are let in, by number; for Unix sockets,
+            whose path everybody may then connect to, and only they are served.
         timeout: seconds for each call that a handler or session makes on its connection;
             None: no limit.
         idle_timeout: seconds between two messages of a client, then it is closed.
@@ -206,6 +207,8 @@ class Server:
                 raise ValueError(
                     f"allow_uids is for Unix sockets, which '{listener.address}' is not"
                 )
+            if self._allow_uids is not None:
+                listener.let_others_connect()
             if only_here and not is_local(listener.sockname):
                 raise ValueError(
                     f"authkey on '{listener.address}', which other machines reach, without "

@@ -326,8 +326,8 @@ _NO_VERSION = (
     "old one; minimum='1.2' allows TLS 1.2"
 )
 _EOF = (
-    "the {peer} closed the connection in the midst of TLS: it does not speak TLS, or does "
-    "not trust this side; its log may tell"
+    "the {peer} closed the connection in the midst of TLS: it does not speak TLS, does not "
+    "trust this side, or refuses its address for a while; its log may tell"
 )
 
 # By OpenSSL's names; in an ALERT the peer has told what it does not like.

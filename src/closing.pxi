@@ -100,6 +100,7 @@ cdef class _Closer(_Responder):
                     self.say_goodbye()
                 finally:
                     self.leave(&self.sending)
+            self.winding_up = True  # first: the end that follows is ours
             sock_shutdown_both(self.reader)
             self._wind_up()
 

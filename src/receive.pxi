@@ -142,7 +142,7 @@ cdef class _Receiver(_Buffer):
             raise IncompleteFrame(
                 self.head.total - self.head.drop - self.file_left + n, self.head.total)
         if n == 0:
-            if self.crypt is not None and self.crypt.ragged:
+            if self.crypt is not None and self.crypt.ragged and not self.winding_up:
                 raise IncompleteFrame(0, None)
             raise ConnectionClosed()
         if self.look() == PART:

@@ -33,7 +33,7 @@ from pysock.errors import AuthenticationError
 
 NO_PROOF = "no proof came: "
 NO_ANSWER = "no answer to a proof came: "
-REFUSED = "the server refused the key (user '')"
+REFUSED = "the server refused the key (user ''): it has another one, or no such user"
 
 
 def failure(side: Any, data: bytes) -> AuthenticationError:
@@ -139,7 +139,7 @@ def test_wrong_key_is_refused_and_both_are_told_why_t16():
     )
     assert verifier.user == ""
     assert verifier.farewell == message(FAIL)
-    assert str(failure(prover, verifier.farewell)) == "the server refused the key (user 'bob')"
+    assert str(failure(prover, verifier.farewell)) == REFUSED.replace("''", "'bob'")
 
 
 def test_server_without_the_key_is_refused():
@@ -207,7 +207,7 @@ def test_two_provers_or_two_verifiers_come_to_nothing_t18():
 def test_relay_with_another_certificate_is_refused_t19(seen_by_client, seen_by_server):
     prover, verifier = Prover(KEY, "", seen_by_client), Verifier(KEY, seen_by_server)
     failure(verifier, challenged(verifier, prover))
-    hint = ": does TLS end at a proxy before it?" if seen_by_client else ""
+    hint = ", or TLS ends at a proxy before it" if seen_by_client else ""
     assert str(failure(prover, verifier.farewell)) == REFUSED + hint
 
 

@@ -141,6 +141,12 @@ def test_folder_is_where_they_go(keygen, folder):
     assert isinstance(call(out, "Server")["tls"], ssl.SSLContext)
 
 
+def test_folder_is_made_for_its_owner(keygen, folder):
+    keygen("new")
+    assert {*contents(folder / "new")} == MADE
+    assert stat.S_IMODE((folder / "new").stat().st_mode) == 0o700
+
+
 def test_certificate_s_fields(keygen, folder):
     keygen("--name", "a.example", "--days", "7")
     made = certificate(folder)
@@ -283,7 +289,7 @@ def test_failure_half_way_leaves_all_as_it_was(keygen, complaint, folder, monkey
 
 def test_folder_that_is_none(complaint, folder):
     (folder / "file").touch()
-    assert "cannot write nowhere" in complaint(1, "nowhere")
+    assert "cannot write nowhere/deep" in complaint(1, "nowhere/deep")
     assert "cannot write file" in complaint(1, "file")
     assert "cannot write file" in complaint(1, "file", "--force")
 

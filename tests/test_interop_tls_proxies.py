@@ -269,7 +269,7 @@ def test_proof_fails_where_tls_ends_on_the_way(
             with call(where, certs.client_context(), authkey=KEY) as client:
                 assert who(client)[0] == ""
         else:
-            with pytest.raises(AuthenticationError, match="does TLS end at a proxy before it"):
+            with pytest.raises(AuthenticationError, match="TLS ends at a proxy before it"):
                 call(where, certs.client_context(), authkey=KEY)
             until(lambda: warnings_in(caplog))
             (line,) = warnings_in(caplog)

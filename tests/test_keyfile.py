@@ -6,11 +6,13 @@ import io
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from peers import run_python
 from pysock.keyfile import check_private, check_private_fd, read_private
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no such modes")
@@ -43,6 +45,29 @@ def test_file_for_others_is_refused(tmp_path, bit):
         assert caught.value.strerror == text
         assert caught.value.filename == str(path)
         assert "hunter2" not in repr(caught.value)
+
+
+@posix
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="only root can be others")
+@pytest.mark.parametrize(("mode", "outcome"), [(0o640, "data"), (0o644, "EACCES")])
+def test_group_may_read_what_root_gives(mode, outcome):
+    """systemd's credentials, Kubernetes' secrets and Debian's ssl-cert are such files."""
+    program = """
+import errno, os, sys
+from pysock.keyfile import read_private
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    print(read_private(sys.argv[1]).decode())
+except OSError as exc:
+    print(errno.errorcode[exc.errno])
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = secret(Path(folder), b"data", mode)
+        os.chown(path, 0, 65534)
+        assert run_python(program, str(path)) == f"{outcome}\n"
 
 
 @posix
