@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import ssl
+import stat
 import subprocess
 import sys
 from collections.abc import Callable

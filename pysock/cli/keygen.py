@@ -95,7 +95,8 @@ def run(options: argparse.Namespace) -> int:
         AUTHKEY: (f"{authkey}\n".encode(), 0o600),
     }
     try:
-        options.folder.mkdir(0o700, exist_ok=True)
+        if not options.folder.exists():
+            options.folder.mkdir(0o700)
         _write(options.folder, files, options.force)
     except FileExistsError as exc:
         raise Failure(f"{exc.filename} exists already; --force replaces it", FAILED) from None
