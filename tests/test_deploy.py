@@ -19,39 +19,23 @@ from typing import Any
 import pytest
 
 from conftest import linux, require_peer
+from pages import Page, replaced
 from peers import LONG, until
 from pysock import Client, Connection, ConnectionClosed
 from pysock.address import connect
 from pysock.cli import Parser, serve
 
-PAGE = Path(__file__).parent.parent / "docs" / "deploy.md"
-
-if not PAGE.exists():
-    pytest.skip("docs/deploy.md is not here", allow_module_level=True)
+PAGE = Page("docs/deploy.md")
+TEXT = PAGE.text
 
 pytestmark = linux
 
-TEXT = PAGE.read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-
-
-(HANDLER,) = blocks("python")
-(HAPROXY,) = blocks("haproxy")
-SOCKET, SERVICE = blocks("ini")
-(MANIFEST,) = blocks("yaml")
-COMMAND = shlex.split(blocks("sh")[0])
+(HANDLER,) = PAGE.blocks("python")
+(HAPROXY,) = PAGE.blocks("haproxy")
+SOCKET, SERVICE = PAGE.blocks("ini")
+(MANIFEST,) = PAGE.blocks("yaml")
+COMMAND = shlex.split(PAGE.blocks("sh")[0])
 ENDING = int(re.search(r"ends within (\d+) seconds more", TEXT)[1])
-
-
-def replaced(text: str, *pairs: tuple[str, str]) -> str:
-    """The text with each of these changed; all of them must be there."""
-    for old, new in pairs:
-        assert old in text, old
-        text = text.replace(old, new)
-    return text
 
 
 def setting(unit: str, name: str) -> str:

@@ -11,24 +11,17 @@ from typing import Any
 import pytest
 
 from conftest import TIME_FACTOR
+from pages import ROOT, Page
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGE = Page("README.md")
+TEXT = PAGE.text
 
-if not README.exists():
-    pytest.skip("README.md is not here", allow_module_level=True)
-
-TEXT = README.read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-
-
-MODULES = [block for block in blocks("python") if block.startswith("# app.py\n")]
-PROGRAMS = [block for block in blocks("python") if block not in MODULES]
+MODULES = [block for block in PAGE.blocks("python") if block.startswith("# app.py\n")]
+PROGRAMS = [block for block in PAGE.blocks("python") if block not in MODULES]
 COMMANDS = [
-    line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()
+    line.partition("#")[0].strip()
+    for block in PAGE.blocks("sh")
+    for line in block.splitlines()
 ]
 
 
@@ -76,8 +69,9 @@ def test_commands_exist(tmp_path):
         elif words[0] == "pysock":
             verbs.add(words[1])
         else:
-            assert command == "pip install ."
-    assert verbs == {"bench", "demo", "send", "serve"}
+            assert command in ("pip install .", "pip install '.[cli]'")
+    assert verbs == {"bench", "demo", "keygen", "send", "serve"}
+    assert verbs == {*re.findall(r"^\| `pysock (\w+)` \|", TEXT, re.MULTILINE)}
     for verb in verbs:
         done = run("", tmp_path, "-m", "pysock", verb, "--help")
         assert done.returncode == 0

@@ -124,8 +124,8 @@ def add_server_security(parser: Parser) -> None:
         metavar="USER",
         action="append",
         type=_as_uid,
-        help="let in only this user of the machine, by name or number, at Unix sockets; may "
-        "be given again",
+        help="serve only this user of the machine, by name or number, at Unix sockets; their "
+        "mode is 0666 then; may be given again",
     )
 
 
