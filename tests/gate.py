@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from peers import LONG, until
 HERE = "127.0.0.1:0"
 SOON = 5 * TIME_FACTOR
 LARGE = bytes(16 << 20)  # more than the system takes off a server's hands
+GONE = (ConnectionError, ssl.SSLEOFError)  # what a client's send meets
 
 
 def frame(message: bytes) -> bytes:
@@ -85,18 +87,13 @@ def client(server: pysock.Server, **options: Any) -> pysock.Client:
 
 def connected(server: pysock.Server, room: int = 0) -> socket.socket:
     """A plain client; *room* is the size of its buffer for what comes."""
-    where = server.server_address
-    local = isinstance(where, str)
-    internet = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
-    sock = socket.socket(socket.AF_UNIX if local else internet)
+    sock = unconnected(server)
     try:
-        if server._tls is not None:
-            sock = both_ways.wrapped(sock)
         if room:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         sock.settimeout(SOON)
-        sock.connect(where)
-        if not local:
+        sock.connect(server.server_address)
+        if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         sock.close()
@@ -104,12 +101,37 @@ def connected(server: pysock.Server, room: int = 0) -> socket.socket:
     return sock
 
 
+def unconnected(server: pysock.Server) -> socket.socket:
+    """The same before it connects to *server*; its descriptor it has already."""
+    where = server.server_address
+    internet = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+    sock = socket.socket(socket.AF_UNIX if isinstance(where, str) else internet)
+    return sock if server._tls is None else both_ways.wrapped(sock)
+
+
+def write(peer: pysock.Client, data: bytes) -> None:
+    """Send bytes that need not be a frame."""
+    framing, peer.framing = peer.framing, pysock.Raw()
+    peer.send(data)
+    peer.framing = framing
+
+
 def ended(sock: socket.socket) -> bool:
-    """Whether nothing but the end comes."""
+    """Whether nothing but the end comes, be it a sudden one."""
     try:
         return sock.recv(1) == b""
-    except ConnectionResetError:
+    except (ConnectionResetError, ssl.SSLEOFError):
         return True
+
+
+def finish(sock: socket.socket) -> None:
+    """Say that no more bytes will come from here; over TLS nothing can be read after that."""
+    if isinstance(sock, ssl.SSLSocket):
+        sock.setblocking(False)
+        with contextlib.suppress(ssl.SSLError):  # of the other side's answer
+            sock.unwrap()
+    else:
+        sock.shutdown(socket.SHUT_WR)
 
 
 def reset(sock: socket.socket) -> None:

@@ -6,60 +6,24 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+import listeners
 import peers
 from conftest import ipv6, linux, unix
+from listeners import Peer
 from peers import LONG, PROMPT, SHORT, Task, asleep, background
 from pysock import Client, Connection, wait
 from pysock.errors import ConnectionClosed, FrameTooLarge, IncompleteFrame
 from pysock.framing import Delimiter, LengthField
 
 paired_ends = peers.paired_ends
+server, again, transport = listeners.server, listeners.again, listeners.transport
 
 FIELD = LengthField()
 GONE = (ConnectionClosed, ConnectionResetError, BrokenPipeError)
-
-
-class Peer:
-    """A server for one client at a time: plain bytes, and it can go away and come back."""
-
-    def __init__(self, family: Any = socket.AF_INET, name: Any = ("127.0.0.1", 0)) -> None:
-        self._family = family
-        self.name = name
-        self.listen()
-        self.served: socket.socket | None = None
-
-    def listen(self) -> None:
-        self._listener = socket.socket(self._family)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(self.name)
-        self._listener.listen()
-        self._listener.settimeout(LONG)
-        self.name = self._listener.getsockname()
-
-    def accept(self) -> socket.socket:
-        self.hang_up()
-        self.served = self._listener.accept()[0]
-        self.served.settimeout(LONG)
-        return self.served
-
-    def hang_up(self) -> None:
-        if self.served is not None:
-            self.served.close()
-
-    def close(self) -> None:
-        self.hang_up()
-        self._listener.close()
-
-
-@pytest.fixture
-def server() -> Iterator[Peer]:
-    with contextlib.closing(Peer()) as peer:
-        yield peer
 
 
 def took(call: Any) -> float:
@@ -206,13 +170,6 @@ def test_client_that_connects_once_stays_closed(server):
 
 
 # ------------------------------------------------------------ connecting again
-
-
-@pytest.fixture
-def again(server: Peer) -> Iterator[Client]:
-    with Client(server.name, reconnect=True, linger=0, connect_timeout=LONG) as client:
-        server.accept()
-        yield client
 
 
 CALLS: dict[str, Any] = {
@@ -410,11 +367,11 @@ def test_threads_that_find_it_broken_connect_once(server, again):
         return again.request(name)
 
     asking = [Task(ask, b"%d" % i) for i in range(4)]
-    with Connection(server._listener.accept()[0], timeout=LONG) as other:
+    with Connection(server.accept(), timeout=LONG) as other:
         for _ in range(4):
             other.send(other.recv())
         assert [task.finish() for task in asking] == [b"0", b"1", b"2", b"3"]
-    server._listener.settimeout(SHORT)
+    server.listener.settimeout(SHORT)
     with pytest.raises(TimeoutError):
         server.accept()
 
@@ -426,9 +383,12 @@ def test_reconnect_ends_the_calls_of_other_threads(server, again):
     with pytest.raises(FrameTooLarge):
         again.recv()
     receiving = Task(again.recv)
-    with pytest.raises((*GONE, OSError)):
-        sending.finish(PROMPT)
-    server.accept().sendall(FIELD.encode(b"fresh"))
+    with contextlib.closing(server.served):
+        server.served = None  # it does not hang up
+        sock = server.accept()
+        with pytest.raises((*GONE, OSError)):
+            sending.finish(PROMPT)
+    sock.sendall(FIELD.encode(b"fresh"))
     assert receiving.finish() == b"fresh"
 
 
@@ -486,7 +446,7 @@ def test_errors_are_a_closed_set(server):
                     else:
                         sock.sendall(b"\xff" * 8)
 
-    server._listener.settimeout(SHORT)
+    server.listener.settimeout(SHORT)
     with background(misbehave):
         try:
             with Client(server.name, reconnect=True, timeout=LONG, linger=0) as client:

@@ -170,7 +170,7 @@ def test_descriptor_that_is_used_again_is_not_touched(what):
 # ------------------------------------------------------------ the last bytes arrive
 
 
-@pytest.mark.parametrize("transport", ["tcp4", "tcp6", "unix", "socketpair"])
+@pytest.mark.parametrize("transport", ["tcp4", "tcp6", "unix", "socketpair", "tls"])
 @pytest.mark.parametrize("unread", [0, 6, 1 << 16])
 def test_last_reply_arrives_although_input_is_unread(tmp_path, transport, unread):
     """D04, D05"""

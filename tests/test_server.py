@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import both_ways
 import gate
 import pysock
+from both_ways import over_both
 from conftest import unix
-from gate import SOON, client, frame
+from gate import SOON, client, connected, frame
 from pysock.formats import NETSTRING
 
-address, upper = gate.address, gate.upper
+address, upper, transport = gate.address, gate.upper, both_ways.transport
 
 
+@over_both
 def test_client_gets_its_answer(address: str) -> None:
     with pysock.Server(address, bytes.upper).start() as server, client(server) as peer:
         assert peer.request(b"hello") == b"HELLO"
@@ -43,25 +45,26 @@ def test_unix_path_is_removed_at_the_end(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@over_both
 def test_many_messages_in_one_write_are_answered_in_order(upper: pysock.Server) -> None:
     with client(upper) as peer:
         messages = [b"%d" % i * (i % 50) for i in range(5000)]
         assert peer.request_many(messages) == messages
 
 
+@over_both
 def test_frames_cut_at_every_byte(upper: pysock.Server) -> None:
     """P01."""
     stream = b"".join(map(frame, (b"one", b"", b"three")))
     for cut in range(1, len(stream)):
-        with socket.create_connection(upper.server_address) as sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connected(upper) as sock:
             sock.sendall(stream[:cut])
             sock.sendall(stream[cut:])
-            sock.settimeout(SOON)
             answer = pysock.recv_exactly(sock, len(stream))
             assert answer == b"".join(map(frame, (b"ONE", b"", b"THREE")))
 
 
+@over_both
 def test_large_message_there_and_back(address: str) -> None:
     message = bytes(range(256)) * 40_000
     with (
@@ -81,6 +84,7 @@ REPLIES = [
 ]
 
 
+@over_both
 @pytest.mark.parametrize(("handler", "expected"), REPLIES)
 def test_replies_of_every_shape(handler: Any, expected: list[bytes]) -> None:
     def answer(message: bytes) -> Any:
@@ -94,6 +98,7 @@ def test_replies_of_every_shape(handler: Any, expected: list[bytes]) -> None:
         assert got[:-1] == expected
 
 
+@over_both
 @pytest.mark.parametrize("reply", ["text", {b"a": b"b"}, 7, [b"good", "bad"]])
 def test_rubbish_from_a_handler_ends_its_connection_only(
     reply: object, caplog: pytest.LogCaptureFixture
@@ -115,6 +120,7 @@ def test_rubbish_from_a_handler_ends_its_connection_only(
     assert "TypeError" in caplog.text
 
 
+@over_both
 def test_handler_that_raises_loses_no_earlier_reply(
     upper: pysock.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,6 +139,7 @@ def test_handler_that_raises_loses_no_earlier_reply(
     assert "no three" in caplog.text
 
 
+@over_both
 def test_handle_error_can_be_overridden() -> None:
     seen: list[tuple[str, object]] = []
 
@@ -152,6 +159,7 @@ def test_handle_error_can_be_overridden() -> None:
     assert seen == [("ValueError('x')", name)]
 
 
+@over_both
 def test_handler_with_a_second_parameter_gets_the_connection() -> None:
     def handler(message: bytes, connection: pysock.Connection) -> bytes:
         connection.send(b"first")
@@ -167,6 +175,7 @@ def test_handler_with_a_second_parameter_gets_the_connection() -> None:
         assert peer.request(b"") == b"default"
 
 
+@over_both
 def test_replies_keep_their_order_before_what_the_handler_sends() -> None:
     def handler(message: bytes, connection: pysock.Connection) -> bytes | None:
         if message == b"send":
@@ -179,6 +188,7 @@ def test_replies_keep_their_order_before_what_the_handler_sends() -> None:
         assert [peer.recv() for _ in range(3)] == [b"1", b"sent", b"2"]
 
 
+@over_both
 def test_handler_may_receive_the_next_message_itself() -> None:
     def handler(message: bytes, connection: pysock.Connection) -> bytes:
         return message + connection.recv()
@@ -188,6 +198,7 @@ def test_handler_may_receive_the_next_message_itself() -> None:
         assert [peer.recv(), peer.recv()] == [b"ab", b"cd"]
 
 
+@over_both
 def test_handler_may_close_the_connection() -> None:
     def handler(message: bytes, connection: pysock.Connection) -> bytes:
         connection.send(b"bye")
@@ -201,6 +212,7 @@ def test_handler_may_close_the_connection() -> None:
                 assert list(peer) == [b"bye"]
 
 
+@over_both
 def test_connection_closed_by_another_thread_is_forgotten() -> None:
     kept: list[pysock.Connection] = []
 
@@ -216,22 +228,22 @@ def test_connection_closed_by_another_thread_is_forgotten() -> None:
                 assert list(peer) == []
 
 
+@over_both
 def test_other_framing() -> None:
     with (
         pysock.Server("127.0.0.1:0", bytes.upper, framing=NETSTRING).start() as server,
-        socket.create_connection(server.server_address) as sock,
+        connected(server) as sock,
     ):
-        sock.settimeout(SOON)
         sock.sendall(b"5:hello,")
         assert pysock.recv_exactly(sock, 8) == b"5:HELLO,"
 
 
+@over_both
 def test_raw_server_answers_a_plain_client() -> None:
     with (
         pysock.Server("127.0.0.1:0", bytes.upper, framing=pysock.Raw()).start() as server,
-        socket.create_connection(server.server_address) as sock,
+        connected(server) as sock,
     ):
-        sock.settimeout(SOON)
         sock.sendall(b"hello")
         assert pysock.recv_exactly(sock, 5) == b"HELLO"
 

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
+from both_ways import also_over_tls
 from conftest import TIME_FACTOR, unix
 from peers import LONG, PROMPT, Task, until
+
+transport = both_ways.transport
 
 KIB = 1 << 10
 FRAMING = pysock.LengthField(max_frame=4 << 20)
@@ -72,8 +76,11 @@ class Crowd:
 
     def _bad(self, random: Random) -> None:
         while time.monotonic() < self._end:
-            address = random.choice(self._server.addresses)
-            with pysock.address.connect(address, LONG) as sock:
+            sock = pysock.address.connect(random.choice(self._server.addresses), LONG)
+            sock.settimeout(LONG)
+            if self._server._tls is not None:
+                sock = both_ways.wrapped(sock)
+            with sock:
                 sock.settimeout(random.choice([0.01, 0.1, 0.5]))
                 with contextlib.suppress(OSError):
                     for _ in range(random.randint(1, 6)):
@@ -102,7 +109,10 @@ class Crowd:
             sock.sendall(struct.pack(">I", ROOM) + bytes(random.randint(0, ROOM)))
 
 
-def run_chaos(folder: Path, handler: Any, workers: int, seed: int, seconds: float) -> None:
+def refused_in_chaos(
+    folder: Path, handler: Any, workers: int, seed: int, seconds: float
+) -> int:
+    """Serve good and bad clients for a while; return how many the server refused."""
     where = ["127.0.0.1:0", str(folder / "s")]
     limits: dict[str, Any] = {
         "max_connections": 12,
@@ -124,24 +134,29 @@ def run_chaos(folder: Path, handler: Any, workers: int, seed: int, seconds: floa
         began = time.monotonic()
         server.stop()
         assert time.monotonic() - began < PROMPT
-        assert server.stats["refused"] == 0
+        return server.stats["refused"]
 
 
 @unix
-@pytest.mark.parametrize(
-    ("handler", "workers"), [(answer, 0), (answer, 1), (answer, 4), (Answers, 0)]
+@also_over_tls(
+    "handler,workers",
+    [(answer, 0), (answer, 1), (answer, 4), (Answers, 0)],
+    [(answer, 4)],
 )
 def test_good_clients_among_bad_ones(handler: Any, workers: int, tmp_path: Path) -> None:
-    run_chaos(tmp_path, handler, workers, seed=workers, seconds=1.5 * TIME_FACTOR)
+    seconds = 1.5 * TIME_FACTOR
+    assert refused_in_chaos(tmp_path, handler, workers, workers, seconds) == 0
 
 
 @unix
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(
-    ("handler", "workers"), [(answer, 0), (answer, 1), (answer, 16), (Answers, 0)]
+@also_over_tls(
+    "handler,workers",
+    [(answer, 0), (answer, 1), (answer, 16), (Answers, 0)],
+    [(answer, 0), (answer, 16), (Answers, 0)],
 )
 def test_good_clients_among_bad_ones_for_long(
     handler: Any, workers: int, seed: int, tmp_path: Path
 ) -> None:
-    run_chaos(tmp_path, handler, workers, seed, seconds=15)
+    assert refused_in_chaos(tmp_path, handler, workers, seed, seconds=15) == 0

@@ -6,53 +6,24 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import both_ways
+import gate
 import pysock
+from both_ways import also_over_tls, over_both
 from conftest import TIME_FACTOR, linux, require_peer, unix
+from gate import LARGE, SOON, client, connected, frame, reset
 from peers import LONG, PROMPT, Task, run_python, until
 
-SOON = 5 * TIME_FACTOR
-LARGE = bytes(16 << 20)  # more than the system takes off a server's hands
-
-
-def frame(message: bytes) -> bytes:
-    return struct.pack(">I", len(message)) + message
-
-
-def client(server: pysock.Server, **options: Any) -> pysock.Client:
-    return pysock.Client(server.address, timeout=SOON, **options)
-
-
-@contextlib.contextmanager
-def connected(server: pysock.Server, room: int = 0) -> Iterator[socket.socket]:
-    """A plain client; *room* is the size of its buffer for what comes."""
-    where = server.server_address
-    with socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET) as sock:
-        if room:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
-        sock.settimeout(SOON)
-        sock.connect(where)
-        yield sock
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-@pytest.fixture(params=["tcp", pytest.param("unix", marks=unix)])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return "tcp://127.0.0.1:0" if request.param == "tcp" else f"unix://{tmp_path}/s"
+address, transport = gate.address, both_ways.transport
 
 
 def reply_to(message: bytes) -> bytes:
@@ -104,8 +75,15 @@ def test_client_that_ends_anywhere_in_a_frame(
             for r in caplog.records] == [True] * in_a_frame  # fmt: skip
 
 
-@pytest.mark.parametrize("handler", WAYS)
-@pytest.mark.parametrize("sent", [b"", b"\0\0", frame(b"x") + b"\0\0\1", frame(b"large")])
+@also_over_tls(
+    "sent,handler",
+    [
+        (sent, handler)
+        for sent in (b"", b"\0\0", frame(b"x") + b"\0\0\1", frame(b"large"))
+        for handler in WAYS
+    ],
+    [(b"", replies), (b"\0\0", Sends), (frame(b"large"), replies), (frame(b"large"), sends)],
+)
 def test_reset_wherever_the_server_is(
     sent: bytes, handler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,9 +140,14 @@ def test_client_that_half_closes_gets_a_large_reply(handler: Any, address: str) 
 
 
 VICTIM = """
-import pysock.address, sys, time
+import pysock.address, ssl, sys, time
 sock = pysock.address.connect(sys.argv[1], 10)
 sock.settimeout(10)
+if sys.argv[3] == "tls":
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    sock = context.wrap_socket(sock)
 if sys.argv[2] == "upload":
     sock.sendall(b"\\1\\0\\0\\0" + bytes(1 << 20))
 else:
@@ -175,13 +158,16 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("handler", WAYS)
-@pytest.mark.parametrize("act", ["upload", "download"])
-def test_client_that_is_killed(act: str, handler: Any, address: str) -> None:
+@also_over_tls(
+    "act,handler",
+    [(act, handler) for act in ("upload", "download") for handler in WAYS],
+    [("upload", replies), ("download", sends)],
+)
+def test_client_that_is_killed(act: str, handler: Any, address: str, transport: str) -> None:
     """D08: its place is free at once, and others do not notice."""
     with pysock.Server(address, handler).start() as server, client(server) as good:
         assert good.request(b"a") == b"a"
-        command = [sys.executable, "-P", "-c", VICTIM, str(server.address), act]
+        command = [sys.executable, "-P", "-c", VICTIM, str(server.address), act, transport]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
@@ -195,7 +181,7 @@ def test_client_that_is_killed(act: str, handler: Any, address: str) -> None:
 @unix
 def test_write_to_a_closed_peer_does_not_end_the_process(address: str) -> None:
     """D09: with SIGPIPE as the system has it; and an exit without stop is quiet."""
-    run_python(
+    said = run_python(
         """
 import logging, pysock, signal, sys, time
 logging.disable()
@@ -221,16 +207,17 @@ for handles in (Session, handler, lambda message: [bytes(100_000)] * 10):
 """,
         address,
     )
+    assert said == ""
 
 
-def test_client_that_leaves_while_it_is_being_parked() -> None:
+def test_client_that_leaves_while_it_is_being_parked(transport: str) -> None:
     """D17: each is dealt with once."""
+    rounds = 150 if transport == "tcp" else 60
     with pysock.Server("127.0.0.1:0", replies, workers=3).start() as server:
-        address = server.server_address
 
         def visit(number: int) -> None:
-            for turn in range(150):
-                with socket.create_connection(address, SOON) as sock:
+            for turn in range(rounds):
+                with connected(server) as sock:
                     sock.sendall(frame(b"x")[: 1 + (turn + number) % 5])
                     if turn % 3 == 0:
                         reset(sock)
@@ -240,7 +227,11 @@ def test_client_that_leaves_while_it_is_being_parked() -> None:
         tasks = [Task(visit, number) for number in range(3)]
         for task in tasks:
             task.finish()
-        until(lambda: server.stats["accepted"] >= 400 and not server.stats["connections"])
+        until(
+            lambda: (
+                server.stats["accepted"] >= 2.6 * rounds and not server.stats["connections"]
+            )
+        )
         with client(server) as peer:
             assert peer.request(b"a") == b"a"
         assert server.stats["handler_errors"] == server.stats["overdue"] == 0
@@ -265,6 +256,7 @@ class Leaves(pysock.Session):
         self.connection.send(bytes(1 << 20))
 
 
+@over_both
 @pytest.mark.parametrize("handler", [closes, raises, Leaves])
 def test_last_reply_arrives_although_input_is_unread(handler: Any, address: str) -> None:
     """D04, D05: for a client that is slow, and has sent what nobody reads."""
@@ -293,8 +285,11 @@ def send_on(sock: socket.socket) -> None:
         pytest.fail("the server still takes it")
 
 
-@pytest.mark.parametrize("act", [stay, send_on])
-@pytest.mark.parametrize("handler", [closes, raises, Leaves])
+@also_over_tls(
+    "handler,act",
+    [(handler, act) for handler in (closes, raises, Leaves) for act in (stay, send_on)],
+    [(closes, stay), (Leaves, send_on)],
+)
 def test_end_waits_for_its_client_no_longer_than_linger(
     handler: Any, act: Callable[[socket.socket], None]
 ) -> None:
@@ -313,6 +308,7 @@ def test_end_waits_for_its_client_no_longer_than_linger(
         assert time.monotonic() - began < 3 * linger + PROMPT
 
 
+@over_both
 @pytest.mark.parametrize("where", ["the handler", "another thread", "the garbage collector"])
 def test_connection_may_be_closed_anywhere_and_twice(where: str) -> None:
     """D10, D12."""
@@ -350,6 +346,7 @@ def test_connection_may_be_closed_anywhere_and_twice(where: str) -> None:
         assert server.stats["handler_errors"] == 0
 
 
+@over_both
 def test_session_whose_connection_another_thread_closes() -> None:
     """D10: its receive ends at once."""
     kept: list[pysock.Connection] = []
@@ -371,8 +368,9 @@ def test_session_whose_connection_another_thread_closes() -> None:
         until(lambda: server.stats["connections"] == 0)
 
 
-def test_both_sides_end_at_the_same_moment() -> None:
-    """D18: a thousand times; then the port is free for another server."""
+def test_both_sides_end_at_the_same_moment(transport: str) -> None:
+    """D18: many times; then the port is free for another server."""
+    rounds = 350 if transport == "tcp" else 60
 
     def handler(message: bytes, connection: pysock.Connection) -> bytes:
         connection.send(message)
@@ -383,14 +381,14 @@ def test_both_sides_end_at_the_same_moment() -> None:
         port = server.server_address[1]
 
         def visit() -> None:
-            for _ in range(350):
+            for _ in range(rounds):
                 with client(server) as peer:
                     assert peer.request(b"x") == b"x"
 
         tasks = [Task(visit) for _ in range(3)]
         for task in tasks:
             task.finish(2 * LONG)
-        assert server.stats["accepted"] == 1050
+        assert server.stats["accepted"] == 3 * rounds
         assert server.stats["handler_errors"] == 0
     with pysock.Server(("127.0.0.1", port), replies).start() as server, client(server) as peer:
         assert peer.request(b"a") == b"a"

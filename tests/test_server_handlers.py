@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
-import struct
 import sys
 import threading
 import time
@@ -14,9 +12,12 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
-from gate import HERE, Gate, clients, frame, served, serving
+from gate import HERE, Gate, clients, connected, frame, reset, served, serving, write
 from peers import LONG, PROMPT, SHORT, background, until
+
+transport, pytestmark = both_ways.transport, both_ways.over_both
 
 
 def test_handler_that_blocks_and_then_raises_ends_its_connection_only(
@@ -29,7 +30,7 @@ def test_handler_that_blocks_and_then_raises_ends_its_connection_only(
         return message if message != b"block" else b"%d" % (1 // 0)
 
     with serving(handler) as server, clients(server, 2) as (bad, good):
-        bad.socket.sendall(frame(b"1") + frame(b"block") + frame(b"2"))
+        write(bad, frame(b"1") + frame(b"block") + frame(b"2"))
         gate.holds(1)
         assert good.request(b"x") == b"x"
         gate.let()
@@ -52,7 +53,7 @@ def test_handler_that_blocks_and_then_closes_its_connection() -> None:
     with serving(handler, max_connections=2) as server, clients(server, 1) as (good,):
         for _ in range(4):
             with clients(server, 1) as (peer,):
-                peer.socket.sendall(frame(b"1") + frame(b"block") + frame(b"2"))
+                write(peer, frame(b"1") + frame(b"block") + frame(b"2"))
                 gate.holds(1)
                 assert good.request(b"x") == b"x"
                 gate.let()
@@ -111,7 +112,7 @@ def test_handler_that_blocks_may_send_and_receive_itself() -> None:
         return b"block " + connection.recv()
 
     with serving(handler) as server, clients(server, 2) as (peer, quick):
-        peer.socket.sendall(frame(b"1") + frame(b"block"))
+        write(peer, frame(b"1") + frame(b"block"))
         assert peer.recv() == b"1"
         gate.let()
         assert peer.recv() == b"what else?"
@@ -162,9 +163,8 @@ def test_iterator_of_replies_is_closed_when_its_client_is_gone() -> None:
         return endless() if message == b"go" else message
 
     with serving(handler, linger=0.0) as server, clients(server, 1) as (quick,):
-        with socket.create_connection(server.server_address) as sock:
+        with connected(server) as sock:
             sock.sendall(frame(b"go"))
-            sock.settimeout(LONG)
             assert pysock.recv_exactly(sock, 65540)
         gate.holds(1)
         quick.timeout = PROMPT
@@ -358,11 +358,10 @@ def test_replies_to_a_client_that_was_reset_harm_nobody() -> None:
     gate = Gate()
     with serving(gate, linger=0.0) as server, clients(server, 1) as (good,):
         for _ in range(5):
-            sock = socket.create_connection(server.server_address)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            sock.sendall(frame(b"block") + frame(b"after"))
-            gate.holds(1)
-            sock.close()
+            with connected(server) as sock:
+                sock.sendall(frame(b"block") + frame(b"after"))
+                gate.holds(1)
+                reset(sock)
             assert good.request(b"x") == b"x"
             gate.let()
             until(lambda: server.stats["connections"] == 1, PROMPT)

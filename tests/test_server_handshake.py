@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import struct
 import threading
@@ -17,9 +16,9 @@ import pytest
 
 import pysock
 from conftest import TIME_FACTOR, ipv6, unix
+from gate import SOON, connected, ended, frame, warnings_in
 from peers import PROMPT, until
 
-SOON = 5 * TIME_FACTOR
 PATIENCE = 0.2 * TIME_FACTOR
 
 SIGNATURE = bytes.fromhex("0D0A0D0A000D0A515549540A")
@@ -51,10 +50,6 @@ VALID = [
 ]
 
 
-def frame(message: bytes) -> bytes:
-    return struct.pack(">I", len(message)) + message
-
-
 class Tells(pysock.Session):
     def handle(self) -> None:
         for message in self.connection:
@@ -77,35 +72,11 @@ def serving(handler: Any = tell, accept: str = "any", **options: Any) -> Iterato
         yield server
 
 
-@contextlib.contextmanager
-def connected(server: pysock.Server) -> Iterator[socket.socket]:
-    where = server.server_address
-    family = socket.AF_UNIX if isinstance(where, str) else server._listeners[0].sock.family
-    with socket.socket(family) as sock:
-        sock.settimeout(SOON)
-        sock.connect(where)
-        if family != getattr(socket, "AF_UNIX", None):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield sock
-
-
-def told(sock: socket.socket, message: bytes, source: Any, header: bool = True) -> None:
-    """Check that the next reply is `tell`'s."""
+def told(sock: socket.socket, message: bytes, source: Any, header: bool = True) -> bool:
+    """Whether the next reply is `tell`'s."""
     address = sock.getsockname() if source is None else source
     expected = frame(b"%s %r" % (message, (address, header)))
-    assert pysock.recv_exactly(sock, len(expected)) == expected
-
-
-def ended(sock: socket.socket) -> bool:
-    """Whether nothing but the end comes."""
-    try:
-        return sock.recv(1) == b""
-    except ConnectionResetError:
-        return True
-
-
-def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    return pysock.recv_exactly(sock, len(expected)) == expected
 
 
 # ------------------------------------------------------------ who is let in
@@ -118,7 +89,7 @@ def test_header_and_messages_in_one_segment(header: bytes, source: Any, handler:
     with serving(handler) as server, connected(server) as sock:
         sock.sendall(header + frame(b"one") + frame(b"") + frame(b"x" * 70_000))
         for message in (b"one", b"", b"x" * 70_000):
-            told(sock, message, source)
+            assert told(sock, message, source)
 
 
 @pytest.mark.parametrize("accept", ["exact", "any"])
@@ -135,7 +106,7 @@ def test_header_cut_at_every_byte(header: bytes, accept: str) -> None:
                 if cut % 8 == 0:
                     until(lambda: server.stats["connections"])
                 sock.sendall(stream[cut:])
-                told(sock, b"m", source)
+                assert told(sock, b"m", source)
 
 
 @pytest.mark.parametrize("header", [V1, V2])
@@ -145,7 +116,7 @@ def test_header_in_single_bytes(header: bytes) -> None:
         for byte in header + frame(b"m"):
             sock.sendall(bytes([byte]))
             time.sleep(0.001)
-        told(sock, b"m", ("192.0.2.7", 4711))
+        assert told(sock, b"m", ("192.0.2.7", 4711))
 
 
 @unix
@@ -156,17 +127,17 @@ def test_proxy_at_a_unix_socket_is_trusted(handler: Any, tmp_path: Path) -> None
         for header, source in [(V1, ("192.0.2.7", 4711)), (V2, ("192.0.2.7", 4711))]:
             with connected(server) as sock:
                 sock.sendall(header + frame(b"m"))
-                told(sock, b"m", source)
+                assert told(sock, b"m", source)
         with connected(server) as sock:
             sock.sendall(LOCAL + frame(b"m"))
-            told(sock, b"m", None)
+            assert told(sock, b"m", None)
 
 
 @ipv6
 def test_proxy_over_ipv6() -> None:
     with serving(address="[::1]:0") as server, connected(server) as sock:
         sock.sendall(V2 + frame(b"m"))
-        told(sock, b"m", ("192.0.2.7", 4711))
+        assert told(sock, b"m", ("192.0.2.7", 4711))
 
 
 def test_header_is_there_for_who_wants_more_of_it() -> None:
@@ -191,7 +162,7 @@ def test_log_names_the_client_and_not_the_proxy(caplog: pytest.LogCaptureFixture
 def test_connection_without_a_proxy_has_no_header() -> None:
     with pysock.Server("127.0.0.1:0", tell).start() as server, connected(server) as sock:
         sock.sendall(frame(b"m"))
-        told(sock, b"m", None, header=False)
+        assert told(sock, b"m", None, header=False)
 
 
 # ------------------------------------------------------------ who is not
@@ -239,7 +210,7 @@ def test_wrong_header_is_refused(
         assert server.stats["handler_errors"] == 0
         with connected(server) as good:
             good.sendall((V2 if accept == "v2" else V1) + frame(b"m"))
-            told(good, b"m", ("192.0.2.7", 4711))
+            assert told(good, b"m", ("192.0.2.7", 4711))
     (line,) = warnings_in(caplog)
     assert line.startswith("127.0.0.1:")
     assert line.isprintable()
@@ -296,7 +267,7 @@ def test_handle_request_asks_for_the_header_too() -> None:
             with connected(server) as sock:
                 sock.sendall(data)
                 if good:
-                    told(sock, b"m", ("192.0.2.7", 4711))
+                    assert told(sock, b"m", ("192.0.2.7", 4711))
                 else:
                     assert ended(sock)
             thread.join(SOON)
@@ -336,7 +307,7 @@ def test_header_must_come_in_time(
         assert server.stats["overdue"] == 1
         with connected(server) as good:
             good.sendall(V1 + frame(b"m"))
-            told(good, b"m", ("192.0.2.7", 4711))
+            assert told(good, b"m", ("192.0.2.7", 4711))
     assert sum("handshake takes too long" in line for line in warnings_in(caplog)) == 1
 
 
@@ -345,7 +316,7 @@ def test_deadline_is_for_the_handshake_only() -> None:
         sock.sendall(V1)
         time.sleep(2 * PATIENCE)
         sock.sendall(frame(b"m"))
-        told(sock, b"m", ("192.0.2.7", 4711))
+        assert told(sock, b"m", ("192.0.2.7", 4711))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -376,7 +347,7 @@ def test_no_limit_for_the_handshake() -> None:
     with serving(handshake_timeout=None) as server, connected(server) as sock:
         time.sleep(PATIENCE)
         sock.sendall(V1 + frame(b"m"))
-        told(sock, b"m", ("192.0.2.7", 4711))
+        assert told(sock, b"m", ("192.0.2.7", 4711))
 
 
 @pytest.mark.parametrize(("handler", "count"), [(tell, 64), (Tells, 64), (tell, 200)])
@@ -388,16 +359,16 @@ def test_silent_clients_do_not_keep_others_out(handler: Any, count: int) -> None
         connected(server) as early,
     ):
         early.sendall(V1 + frame(b"early"))
-        told(early, b"early", ("192.0.2.7", 4711))
+        assert told(early, b"early", ("192.0.2.7", 4711))
         for _ in range(count):
             stack.enter_context(connected(server))
         began = time.monotonic()
         with connected(server) as good:
             good.sendall(V1 + frame(b"m"))
-            told(good, b"m", ("192.0.2.7", 4711))
+            assert told(good, b"m", ("192.0.2.7", 4711))
         assert time.monotonic() - began < 1 + count / 64 * 0.5 + PROMPT
         early.sendall(frame(b"late"))
-        told(early, b"late", ("192.0.2.7", 4711))
+        assert told(early, b"late", ("192.0.2.7", 4711))
         server.stop(drain=0)
 
 
@@ -411,7 +382,7 @@ def test_many_clients_at_once_need_not_wait_for_a_place() -> None:
         began = time.monotonic()
         server.start()
         for sock in socks:
-            told(sock, b"m", ("192.0.2.7", 4711))
+            assert told(sock, b"m", ("192.0.2.7", 4711))
         assert time.monotonic() - began < PROMPT
         assert server.stats["overdue"] == 0
 
@@ -453,7 +424,7 @@ def test_stop_serves_a_first_request_behind_a_header_that_is_coming() -> None:
         until(lambda: server.stopping)
         time.sleep(0.1)
         sock.sendall(V1[20:] + frame(b"m"))
-        told(sock, b"m", ("192.0.2.7", 4711))
+        assert told(sock, b"m", ("192.0.2.7", 4711))
         assert ended(sock)
         stopper.join(SOON)
         assert not stopper.is_alive()
@@ -474,3 +445,4 @@ def test_stop_at_any_moment_of_many_handshakes(handler: Any) -> None:
                     sock.sendall(data[: random.choice([0, 9, 40, len(data)])])
                 time.sleep(random.random() * 0.01)
                 server.stop(drain=random.choice([0, 0.01, 0.1]))
+                assert server.stats["connections"] == 0

@@ -15,15 +15,14 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
-from conftest import TIME_FACTOR, unix
+from both_ways import over_both
+from conftest import unix
+from gate import SOON, Echo, client, write
 from peers import until
 
-SOON = 5 * TIME_FACTOR
-
-
-def client(server: pysock.Server, **options: Any) -> pysock.Client:
-    return pysock.Client(server.address, timeout=SOON, **options)
+transport = both_ways.transport
 
 
 def serve(server: pysock.Server, run: Callable[[], None] | None = None) -> threading.Thread:
@@ -32,12 +31,7 @@ def serve(server: pysock.Server, run: Callable[[], None] | None = None) -> threa
     return thread
 
 
-class Echo(pysock.Session):
-    def handle(self) -> None:
-        for message in self.connection:
-            self.connection.send(message)
-
-
+@over_both
 def test_serve_forever_ends_by_shutdown() -> None:
     with pysock.Server("127.0.0.1:0", bytes.upper) as server:
         thread = serve(server)
@@ -49,6 +43,7 @@ def test_serve_forever_ends_by_shutdown() -> None:
             assert list(peer) == []
 
 
+@over_both
 def test_server_can_serve_again_after_stop() -> None:
     with pysock.Server("127.0.0.1:0", bytes.upper) as server:
         for _ in range(3):
@@ -82,6 +77,7 @@ def test_server_runs_once_at_a_time() -> None:
             server.serve_forever()
 
 
+@over_both
 def test_handle_request_serves_one_connection_to_its_end() -> None:
     with pysock.Server("127.0.0.1:0", bytes.upper) as server:
         thread = serve(server, server.handle_request)
@@ -93,6 +89,7 @@ def test_handle_request_serves_one_connection_to_its_end() -> None:
         assert not thread.is_alive()
 
 
+@over_both
 def test_handle_request_runs_a_session() -> None:
     with pysock.Server("127.0.0.1:0", Echo) as server:
         thread = serve(server, server.handle_request)
@@ -102,6 +99,7 @@ def test_handle_request_runs_a_session() -> None:
         assert not thread.is_alive()
 
 
+@over_both
 def test_stop_from_a_handler_returns_at_once() -> None:
     """D15, as DESIGN has it: allowed."""
 
@@ -118,6 +116,7 @@ def test_stop_from_a_handler_returns_at_once() -> None:
         assert not thread.is_alive()
 
 
+@over_both
 def test_stop_answers_what_has_arrived() -> None:
     """D13: requests that are in the system's buffers are not lost."""
     entered, go_on = threading.Event(), threading.Event()
@@ -148,6 +147,7 @@ def test_stop_answers_what_has_arrived() -> None:
             peer.close()
 
 
+@over_both
 def test_stop_serves_a_first_request_that_is_on_its_way() -> None:
     with pysock.Server("127.0.0.1:0", bytes.upper).start() as server:
         with client(server) as known, client(server) as fresh:
@@ -163,32 +163,35 @@ def test_stop_serves_a_first_request_that_is_on_its_way() -> None:
         assert not stopper.is_alive()
 
 
+@over_both
 def test_stop_finishes_a_frame_that_has_begun() -> None:
     with pysock.Server("127.0.0.1:0", bytes.upper).start() as server:
         with client(server) as peer:
             assert peer.request(b"a") == b"A"
-            peer.socket.send(b"\0\0\0\x02x")
+            write(peer, b"\0\0\0\x02x")
             until(lambda: server._loop and any(c.pending for c in list(server._loop.served)))
             stopper = threading.Thread(target=server.stop)
             stopper.start()
             while not server.stopping:
                 time.sleep(0.001)
-            peer.socket.send(b"y")
+            write(peer, b"y")
             assert list(peer) == [b"XY"]
         stopper.join(SOON)
         assert not stopper.is_alive()
 
 
+@over_both
 def test_stop_cuts_what_is_not_done_at_the_deadline() -> None:
     """D14."""
     with pysock.Server("127.0.0.1:0", bytes.upper).start() as server, client(server) as peer:
-        peer.socket.send(b"\0\0\0\x02x")
+        write(peer, b"\0\0\0\x02x")
         until(lambda: server._loop and any(c.pending for c in list(server._loop.served)))
         server.stop(drain=0.1)
         with pytest.raises((pysock.ConnectionClosed, ConnectionResetError)):
             peer.recv()
 
 
+@over_both
 def test_session_has_the_connection_and_a_thread() -> None:
     seen: list[Any] = []
 
@@ -214,6 +217,7 @@ def test_session_has_the_connection_and_a_thread() -> None:
     assert seen == ["setup", True, name, "finish"]
 
 
+@over_both
 def test_sessions_block_nobody() -> None:
     with pysock.Server("127.0.0.1:0", Echo).start() as server:
         peers = [client(server) for _ in range(20)]
@@ -223,6 +227,7 @@ def test_sessions_block_nobody() -> None:
             peer.close()
 
 
+@over_both
 def test_session_that_raises_is_logged_and_ends(caplog: pytest.LogCaptureFixture) -> None:
     class Bad(pysock.Session):
         def handle(self) -> None:
@@ -237,6 +242,7 @@ def test_session_that_raises_is_logged_and_ends(caplog: pytest.LogCaptureFixture
     assert server.stats["handler_errors"] == 2
 
 
+@over_both
 def test_stop_ends_sessions_that_wait_between_messages() -> None:
     ended: list[str] = []
 
@@ -254,6 +260,7 @@ def test_stop_ends_sessions_that_wait_between_messages() -> None:
     assert ended == ["quietly"]
 
 
+@over_both
 def test_stop_leaves_a_session_that_never_ends_behind(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +302,7 @@ def test_idle_server_does_not_wake_up() -> None:
         until(lambda: server._loop._crew.next_at == math.inf)
 
 
+@over_both
 def test_stop_and_start_while_clients_come_and_go() -> None:
     """C11."""
     with pysock.Server("127.0.0.1:0", bytes.upper) as server:
@@ -432,6 +440,7 @@ def test_exit_in_a_handler_of_a_started_server_leaves_nobody_waiting(
         client(server)
 
 
+@over_both
 def test_exit_in_a_worker_s_handler_ends_its_connection_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

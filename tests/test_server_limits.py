@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import struct
 import subprocess
@@ -17,54 +16,33 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
+from both_ways import also_over_tls, over_both
 from conftest import TIME_FACTOR, linux, unix
-from peers import LONG, SHORT, until
+from gate import (
+    ECHOES,
+    GONE,
+    SOON,
+    Echo,
+    client,
+    connected,
+    echo,
+    ended,
+    frame,
+    reset,
+    warnings_in,
+    write,
+)
+from peers import LONG, SHORT, Task, until
 
-SOON = 5 * TIME_FACTOR
-
-
-def frame(message: bytes) -> bytes:
-    return struct.pack(">I", len(message)) + message
-
-
-def client(server: pysock.Server, **options: Any) -> pysock.Client:
-    return pysock.Client(server.address, timeout=SOON, **options)
-
-
-def connected(server: pysock.Server) -> socket.socket:
-    return socket.create_connection(server.server_address, SOON)
-
-
-def ended(sock: socket.socket) -> bool:
-    """Whether nothing but the end comes."""
-    try:
-        return sock.recv(1) == b""
-    except ConnectionResetError:
-        return True
-
-
-def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-
-
-class Echo(pysock.Session):
-    def handle(self) -> None:
-        for message in self.connection:
-            self.connection.send(message)
-
-
-def echo(message: bytes) -> bytes:
-    return message
-
-
-HANDLERS = [pytest.param(echo, id="handler"), pytest.param(Echo, id="session")]
-
+transport = both_ways.transport
 
 # ------------------------------------------------------------ max_connections
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@over_both
+@pytest.mark.parametrize("handler", ECHOES)
 def test_no_more_clients_than_allowed_are_served_at_a_time(handler: Any) -> None:
     """L01, L14: those who wait in the backlog get their turn, all of them."""
     with pysock.Server("127.0.0.1:0", handler, max_connections=3).start() as server:
@@ -87,7 +65,17 @@ def test_no_more_clients_than_allowed_are_served_at_a_time(handler: Any) -> None
         assert server.stats["refused"] == 0
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+def refused(server: pysock.Server) -> bool:
+    """Whether nothing but the end comes, before or after a handshake."""
+    try:
+        with connected(server) as sock:
+            return ended(sock)
+    except GONE:
+        return True
+
+
+@over_both
+@pytest.mark.parametrize("handler", ECHOES)
 def test_excess_clients_are_closed_at_once(
     handler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,8 +90,7 @@ def test_excess_clients_are_closed_at_once(
         for peer in peers:
             assert peer.request(b"a") == b"a"
         for _ in range(10):
-            with connected(server) as sock:
-                assert ended(sock)
+            assert refused(server)
         assert server.stats["refused"] == 10
         assert server.stats["connections"] == 3
         for peer in peers:
@@ -113,7 +100,7 @@ def test_excess_clients_are_closed_at_once(
         with client(server) as late:
             assert late.request(b"c") == b"c"
     assert all("max_connections" in line for line in warnings_in(caplog))
-    assert len(warnings_in(caplog)) == 5
+    assert 5 <= len(warnings_in(caplog)) < 10  # five a second
 
 
 def leave_with_a_reset(peer: pysock.Client) -> None:
@@ -122,12 +109,12 @@ def leave_with_a_reset(peer: pysock.Client) -> None:
 
 
 def leave_in_a_frame(peer: pysock.Client) -> None:
-    peer.socket.sendall(b"\0\0\0\x09abc")
+    write(peer, b"\0\0\0\x09abc")
     peer.close()
 
 
 def send_garbage(peer: pysock.Client) -> None:
-    peer.socket.sendall(b"\xff" * 4)
+    write(peer, b"\xff" * 4)
     assert list(peer) == []
 
 
@@ -145,6 +132,7 @@ def have_it_closed(peer: pysock.Client) -> None:
     assert list(peer) == []
 
 
+@over_both
 @pytest.mark.parametrize(
     "leave",
     [
@@ -169,18 +157,22 @@ def test_place_is_free_again_however_its_client_ended(leave: Any) -> None:
 
     options: dict[str, Any] = {"idle_timeout": 0.2 * TIME_FACTOR}
     with pysock.Server("127.0.0.1:0", handler, max_connections=1, **options).start() as server:
+
+        def visit() -> None:
+            with client(server) as second:
+                assert second.request(b"b") == b"b"
+
         for _ in range(3):
-            with client(server) as first, client(server) as second:
+            with client(server) as first:
                 assert first.request(b"a") == b"a"
-                second.send(b"b")
-                second.timeout = SHORT
-                with pytest.raises(TimeoutError):
-                    second.recv()
+                visiting = Task(visit)
+                visiting.join(SHORT)
+                assert visiting.is_alive()
                 leave(first)
-                second.timeout = SOON
-                assert second.recv() == b"b"
+                visiting.finish()
 
 
+@over_both
 def test_waiting_client_that_has_gone_is_passed_over() -> None:
     """D02: reset in the backlog, before it was accepted."""
     with (
@@ -189,9 +181,9 @@ def test_waiting_client_that_has_gone_is_passed_over() -> None:
     ):
         assert first.request(b"a") == b"a"
         for sent in (b"", b"\0", frame(b"x")):
-            with connected(server) as sock:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with socket.create_connection(server.server_address) as sock:
                 sock.sendall(sent)
+                reset(sock)
         first.close()
         with client(server) as second:
             assert second.request(b"b") == b"b"
@@ -312,23 +304,25 @@ with pysock.Server("127.0.0.1:0", bytes.upper) as server:
 # ------------------------------------------------------------ bytes that are no frames
 
 
-FRAMES = [
-    pytest.param(bytes([0, 16, 0, 1]), id="max+1"),  # H02
-    *(pytest.param(n.to_bytes(4, "big"), id=f"{n:x}") for n in (2**31 - 1, 2**31, 2**32 - 2)),
-    pytest.param(b"\xff" * 4, id="ffffffff"),  # H03
-    pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="http"),  # H07
-    pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="tls"),  # H08
-    pytest.param(b"SSH-2.0-x\r\n", id="ssh"),
-    pytest.param(b"\r\n\r\n\0\r\nQUIT\n!\x11\0\x0c" + bytes(12), id="proxy v2"),  # H21
-    pytest.param(b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n", id="proxy v1"),
-    pytest.param(b"\xee" + Random(1).randbytes(65535), id="random"),
-]
+FRAMES = {
+    "max+1": bytes([0, 16, 0, 1]),  # H02
+    **{f"{n:x}": n.to_bytes(4, "big") for n in (2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1)},
+    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",  # H07
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # H08
+    "ssh": b"SSH-2.0-x\r\n",
+    "proxy v2": b"\r\n\r\n\0\r\nQUIT\n!\x11\0\x0c" + bytes(12),  # H21
+    "proxy v1": b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
+    "random": b"\xee" + Random(1).randbytes(65535),
+}
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
-@pytest.mark.parametrize("data", FRAMES)
+@also_over_tls(
+    "what,handler",
+    [(what, handler) for what in FRAMES for handler in (echo, Echo)],
+    [("max+1", echo), ("ffffffff", Echo), ("random", echo)],
+)
 def test_bad_bytes_end_their_connection_only(
-    data: bytes, handler: Any, caplog: pytest.LogCaptureFixture
+    what: str, handler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """H02, H03, H07, H08, H21: one line in the log, nothing is echoed, others are served."""
     with (
@@ -339,7 +333,8 @@ def test_bad_bytes_end_their_connection_only(
         client(server) as good,
     ):
         assert good.request(b"before") == b"before"
-        sock.sendall(data)
+        with contextlib.suppress(*GONE):  # where the server has had enough of it
+            sock.sendall(FRAMES[what])
         assert ended(sock)
         assert good.request(b"after") == b"after"
         assert server.stats["handler_errors"] == 0
@@ -389,6 +384,7 @@ def test_client_that_sends_on_and_on_after_bad_bytes_is_rid_of() -> None:
         assert [process.stdout.read() for process in bad] == ["ended\n"] * 2
 
 
+@over_both
 def test_frames_before_bad_bytes_are_answered_by_a_session() -> None:
     with pysock.Server("127.0.0.1:0", Echo).start() as server, connected(server) as sock:
         sock.sendall(frame(b"a") + b"\xff" * 4)
@@ -396,6 +392,7 @@ def test_frames_before_bad_bytes_are_answered_by_a_session() -> None:
         assert ended(sock)
 
 
+@over_both
 def test_empty_messages_are_messages() -> None:
     """H06."""
     with pysock.Server("127.0.0.1:0", echo).start() as server, client(server) as peer:
@@ -421,6 +418,7 @@ def test_line_that_never_ends_is_refused(
     assert "100000" in line
 
 
+@over_both
 def test_bad_trailer_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     framing = pysock.LengthField(trailer=b"\r\n")
     with (

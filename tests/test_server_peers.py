@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import gate
 import pysock
+from both_ways import over_both
 from conftest import TIME_FACTOR
-from gate import SOON, client, frame, reset, warnings_in
+from gate import SOON, client, connected, frame, reset, warnings_in
 
-upper = gate.upper
+upper, transport = gate.upper, both_ways.transport
 
 
+@over_both
 def test_peer_that_does_not_read_holds_nobody() -> None:
     """A reply that would block is parked for writing; others are served meanwhile."""
     large = bytes(8 << 20)
@@ -37,6 +40,7 @@ def test_peer_that_does_not_read_holds_nobody() -> None:
         assert slow.recv() == b"after"
 
 
+@over_both
 def test_endless_iterator_of_replies_is_paused() -> None:
     """Memory follows what the peer takes, not what the iterator could give."""
     given = 0
@@ -66,6 +70,7 @@ def test_endless_iterator_of_replies_is_paused() -> None:
         server.stop(drain=0)
 
 
+@over_both
 def test_one_busy_connection_does_not_starve_others(upper: pysock.Server) -> None:
     """L10."""
     stop = threading.Event()
@@ -114,9 +119,9 @@ def test_garbage_is_refused_with_one_line_in_the_log(
     assert "exceeds 1000" in line
 
 
+@over_both
 def test_frames_before_garbage_are_answered(upper: pysock.Server) -> None:
-    with socket.create_connection(upper.server_address) as sock:
-        sock.settimeout(SOON)
+    with connected(upper) as sock:
         sock.sendall(frame(b"a") + b"\xff\xff\xff\xff")
         assert pysock.recv_exactly(sock, 5) == frame(b"A")
         assert sock.recv(1) == b""
@@ -142,16 +147,18 @@ def test_stream_that_ends_inside_a_frame_is_logged(
     assert "after 7 of 13 bytes" in caplog.text
 
 
+@over_both
 def test_reset_by_the_peer_harms_nobody(upper: pysock.Server) -> None:
     """D02."""
     with client(upper) as good:
         for sent in (b"", b"\0\0", frame(b"x")):
-            sock = socket.create_connection(upper.server_address)
-            sock.sendall(sent)
-            reset(sock)
+            with connected(upper) as sock:
+                sock.sendall(sent)
+                reset(sock)
             assert good.request(b"here") == b"HERE"
 
 
+@over_both
 def test_last_reply_arrives_although_input_is_unread() -> None:
     """D04: closing over unread input would destroy what is on its way."""
     large = bytes(1 << 20)
@@ -163,16 +170,14 @@ def test_last_reply_arrives_although_input_is_unread() -> None:
 
     with (
         pysock.Server("127.0.0.1:0", handler).start() as server,
-        socket.socket() as sock,
+        connected(server, 65536) as sock,
     ):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        sock.settimeout(SOON)
-        sock.connect(server.server_address)
         sock.sendall(frame(b"large") + frame(b"stop") + b"unread")
         assert pysock.recv_exactly(sock, 4 + len(large)) == frame(large)
         assert sock.recv(1) == b""
 
 
+@over_both
 def test_idle_connections_hold_no_buffer(upper: pysock.Server) -> None:
     """L08, as far as buffers go: nothing is pending, and each has been served."""
     peers = [client(upper) for _ in range(50)]

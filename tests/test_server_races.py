@@ -14,17 +14,21 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
+from both_ways import also_over_tls, over_both
 from conftest import unix
-from gate import HERE, Gate, clients, frame, served, serving
+from gate import HERE, Gate, clients, frame, served, serving, unconnected
 from peers import LONG, PROMPT, SHORT, background, until
+
+transport = both_ways.transport
 
 
 @contextlib.contextmanager
-def plain_clients(count: int) -> Iterator[list[socket.socket]]:
+def plain_clients(server: pysock.Server, count: int) -> Iterator[list[socket.socket]]:
     """Sockets that have their descriptors already, to be connected later."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(socket.socket()) for _ in range(count)]
+        yield [stack.enter_context(unconnected(server)) for _ in range(count)]
 
 
 def ask(sock: socket.socket, message: bytes = b"x") -> None:
@@ -50,7 +54,7 @@ def connect_until_used(
 # ------------------------------------------------------------ descriptors used again
 
 
-@pytest.mark.parametrize("how", ["close", "detach"])
+@also_over_tls("how", ["close", "detach"], ["close"])
 def test_number_of_a_connection_that_its_handler_ended_serves_the_next_client(
     how: str,
 ) -> None:
@@ -67,7 +71,7 @@ def test_number_of_a_connection_that_its_handler_ended_serves_the_next_client(
             gate.wait()
         return message
 
-    with serving(handler) as server, plain_clients(6) as (first, *socks):
+    with serving(handler) as server, plain_clients(server, 6) as (first, *socks):
         first.connect(server.server_address)
         first.sendall(frame(b"end"))
         gate.holds(1)
@@ -78,8 +82,10 @@ def test_number_of_a_connection_that_its_handler_ended_serves_the_next_client(
         until(lambda: server.stats["connections"] == len(used))
         for sock in used * 3:
             ask(sock)
+        assert server.stats["connections"] == len(used)
 
 
+@over_both
 def test_number_of_a_connection_closed_at_the_end_of_its_turn_serves_the_next_client() -> None:
     """Another thread closes it, while the one that serves it puts it back."""
     gate = Gate()
@@ -92,7 +98,7 @@ def test_number_of_a_connection_closed_at_the_end_of_its_turn_serves_the_next_cl
         return message
 
     closed, told = threading.Event(), threading.Event()
-    with serving(handler) as server, plain_clients(6) as (first, *socks):
+    with serving(handler) as server, plain_clients(server, 6) as (first, *socks):
         first.connect(server.server_address)
         first.sendall(frame(b"keep"))
         gate.holds(1)
@@ -121,8 +127,10 @@ def test_number_of_a_connection_closed_at_the_end_of_its_turn_serves_the_next_cl
         until(lambda: server.stats["connections"] == len(used))
         for sock in used * 3:
             ask(sock)
+        assert server.stats["connections"] == len(used)
 
 
+@over_both
 def test_close_that_outlives_its_server_writes_nowhere() -> None:
     """What would wake the leader may have become somebody else's descriptor."""
     kept: list[pysock.Connection] = []
@@ -154,13 +162,17 @@ def test_close_that_outlives_its_server_writes_nowhere() -> None:
                         assert end.recv(64) == b"not ours"
 
 
+@over_both
 def test_reply_of_a_handler_left_behind_goes_nowhere(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its server has ended, serves again, and uses the same descriptors."""
     gate = Gate()
     monkeypatch.setattr("pysock.loop._CUT", 0.05)
-    with pysock.Server(HERE, gate, workers=2) as server, plain_clients(6) as (old, *socks):
+    with (
+        pysock.Server(HERE, gate, workers=2) as server,
+        plain_clients(server, 6) as (old, *socks),
+    ):
         server.start()
         old.connect(server.server_address)
         old.sendall(frame(b"block and be late"))
@@ -181,6 +193,7 @@ def test_reply_of_a_handler_left_behind_goes_nowhere(
             assert sock.recv(64) == b""
 
 
+@over_both
 def test_connections_closed_in_other_threads_while_events_are_pending() -> None:
     """Each is closed by a thread of its own while its client goes on sending."""
     count = 40
@@ -231,6 +244,7 @@ def test_max_connections_counts_what_a_handler_has_detached_as_gone() -> None:
 # ------------------------------------------------------------ stopping
 
 
+@over_both
 def test_server_that_a_handler_has_stopped_can_serve_again() -> None:
     def handler(message: bytes) -> bytes:
         if message == b"stop":
@@ -278,6 +292,7 @@ def test_stop_that_comes_too_late_does_not_stop_the_next_run(
                 time.sleep(SHORT)
 
 
+@over_both
 def test_nothing_is_left_of_a_server_that_was_stopped() -> None:
     """K: no cycle that is held from outside, and nothing that a thread has kept."""
     gate = Gate()
@@ -364,6 +379,7 @@ def test_stop_of_one_run_does_not_wait_for_the_next() -> None:
             server.stop()
 
 
+@over_both
 def test_thread_of_the_server_s_stop_may_be_any() -> None:
     """Several at once, and each returns when the server has ended."""
     gate = Gate()

@@ -117,7 +117,7 @@ with pysock.Server("unix:@pysock-%d" % os.getpid(), bytes.upper, **options) as s
 @linux
 def test_a_thousand_idle_connections() -> None:
     """L08, L09: no thread and at most 16 KiB each; when all wake at once all are served."""
-    run_python(
+    said = run_python(
         COUNT
         + """
     for _ in range(2):
@@ -133,12 +133,13 @@ def test_a_thousand_idle_connections() -> None:
 """,
         "20",
     )
+    assert said == ""
 
 
 @linux
 def test_a_thousand_connections_that_announce_much_and_say_no_more() -> None:
     """H04, H05: less than 128 KiB each, and all are cut."""
-    run_python(
+    said = run_python(
         COUNT
         + """
     import logging
@@ -158,3 +159,4 @@ def test_a_thousand_connections_that_announce_much_and_say_no_more() -> None:
 """,
         str(1.0 * TIME_FACTOR),
     )
+    assert said == ""

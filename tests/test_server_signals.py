@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
+from both_ways import also_over_tls, over_both
 from conftest import TIME_FACTOR, linux, unix
 from gate import HERE, Gate, clients, serving
 from peers import PROMPT, SHORT, background, run_python, until
+
+transport = both_ways.transport
 
 # ------------------------------------------------------------ forks
 
@@ -45,9 +49,16 @@ def collect(connection: Any) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("deed", [nothing, close, collect])
-@pytest.mark.parametrize("workers", [0, 4])
-@pytest.mark.parametrize("other", [False, True])
+@also_over_tls(
+    "deed,workers,other",
+    [
+        (deed, workers, other)
+        for deed in (nothing, close, collect)
+        for workers in (0, 4)
+        for other in (False, True)
+    ],
+    [(nothing, 4, False), (close, 0, True), (close, 4, False), (collect, 4, True)],
+)
 def test_child_forked_in_a_handler_takes_nothing_along(
     deed: Callable[[Any], None], workers: int, other: bool
 ) -> None:
@@ -74,7 +85,7 @@ def test_child_forked_in_a_handler_takes_nothing_along(
 @pytest.mark.parametrize("workers", ["0", "4"])
 def test_child_that_returns_from_a_handler_serves_nobody(workers: str) -> None:
     """It should have called os._exit(); it must not serve the parent's clients instead."""
-    run_python(
+    said = run_python(
         """
 import logging, os, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -110,12 +121,13 @@ with pysock.Server("127.0.0.1:0", handler, workers=int(sys.argv[1])).start() as 
 """,
         workers,
     )
+    assert said == ""
 
 
 @linux
 def test_program_started_in_a_handler_inherits_nothing() -> None:
     """S10: also where nothing is closed for it."""
-    run_python(
+    said = run_python(
         """
 import os, subprocess, sys
 import pysock
@@ -144,12 +156,13 @@ with (
         assert b"socket" not in seen and b"anon_inode" not in seen, seen
 """
     )
+    assert said == ""
 
 
 @unix
 def test_disposition_of_sigpipe_is_left_alone() -> None:
     """S11: and a client that is gone is no signal, even where that would be the end."""
-    run_python(
+    said = run_python(
         """
 import signal, socket, sys, threading
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -173,11 +186,13 @@ assert signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL
 signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 """
     )
+    assert said == ""
 
 
 # ------------------------------------------------------------ signals
 
 
+@over_both
 @unix
 @pytest.mark.parametrize("workers", [0, 4])
 def test_signal_is_dealt_with_while_the_main_thread_serves(workers: int) -> None:
@@ -256,6 +271,7 @@ def test_signal_that_comes_in_the_middle_of_a_stop_may_stop_too(
         signal.signal(signal.SIGUSR1, before)
 
 
+@over_both
 @unix
 @pytest.mark.parametrize("workers", [0, 4])
 def test_stop_in_a_signal_handler_drains(workers: int) -> None:

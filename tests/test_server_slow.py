@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -14,64 +13,34 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
+from both_ways import also_over_tls, over_both
 from conftest import TIME_FACTOR
+from gate import ECHOES, GONE, SOON, Echo, client, connected, echo, ended, frame, write
 from peers import LONG, until
 
-SOON = 5 * TIME_FACTOR
+transport = both_ways.transport
+
 IDLE = 0.15 * TIME_FACTOR
 GRACE = 0.15 * TIME_FACTOR
-
-
-def frame(message: bytes) -> bytes:
-    return struct.pack(">I", len(message)) + message
-
-
-def client(server: pysock.Server, **options: Any) -> pysock.Client:
-    return pysock.Client(server.address, timeout=SOON, **options)
-
-
-def connected(server: pysock.Server) -> socket.socket:
-    sock = socket.create_connection(server.server_address, SOON)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def ended(sock: socket.socket) -> bool:
-    """Whether nothing but the end comes."""
-    try:
-        return sock.recv(1) == b""
-    except ConnectionResetError:
-        return True
 
 
 def write_slowly(sock: socket.socket, data: bytes, size: int, pause: float) -> int:
     """Send pieces of *size* with pauses between; return how many bytes went."""
     sent = 0
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(*GONE):
         for at in range(0, len(data), size):
             sent += sock.send(data[at : at + size])
             time.sleep(pause)
     return sent
 
 
-class Echo(pysock.Session):
-    def handle(self) -> None:
-        for message in self.connection:
-            self.connection.send(message)
-
-
-def echo(message: bytes) -> bytes:
-    return message
-
-
-HANDLERS = [pytest.param(echo, id="handler"), pytest.param(Echo, id="session")]
-
-
 # ------------------------------------------------------------ idle
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@over_both
+@pytest.mark.parametrize("handler", ECHOES)
 @pytest.mark.parametrize("asks", [0, 1])
 def test_idle_connection_is_closed(
     handler: Any, asks: int, caplog: pytest.LogCaptureFixture
@@ -89,7 +58,7 @@ def test_idle_connection_is_closed(
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@also_over_tls("handler", [echo, Echo], [echo])
 def test_connection_that_is_used_is_not_idle(handler: Any) -> None:
     with (
         pysock.Server("127.0.0.1:0", handler, idle_timeout=IDLE).start() as server,
@@ -115,7 +84,7 @@ def work(message: bytes) -> bytes:
     return message
 
 
-@pytest.mark.parametrize("handler", [work, Works])
+@also_over_tls("handler", [work, Works], [Works])
 def test_client_that_waits_for_its_answer_is_not_idle(handler: Any) -> None:
     with (
         pysock.Server("127.0.0.1:0", handler, idle_timeout=IDLE).start() as server,
@@ -125,7 +94,7 @@ def test_client_that_waits_for_its_answer_is_not_idle(handler: Any) -> None:
         assert server.stats["overdue"] == 0
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("handler", ECHOES)
 def test_client_that_trickles_is_not_idle(handler: Any) -> None:
     """It is slow, which another limit is for."""
     with (
@@ -139,6 +108,7 @@ def test_client_that_trickles_is_not_idle(handler: Any) -> None:
         assert server.stats["overdue"] == 0
 
 
+@over_both
 def test_handler_that_waits_for_a_silent_client_is_let_go() -> None:
     """The client is as idle as between two messages, and holds a thread besides."""
     ended_by: list[BaseException] = []
@@ -175,8 +145,15 @@ def test_without_limits_nobody_is_looked_at() -> None:
 # ------------------------------------------------------------ a server that was held up
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("limit", ["idle_timeout", "minimum_rate", "send_timeout"])
+@also_over_tls(
+    "limit,workers",
+    [
+        (limit, workers)
+        for limit in ("idle_timeout", "minimum_rate", "send_timeout")
+        for workers in (0, 1)
+    ],
+    [("minimum_rate", 1), ("send_timeout", 0)],
+)
 def test_time_that_the_server_was_busy_is_not_the_clients(limit: str, workers: int) -> None:
     """What has come, or was taken, meanwhile counts before anybody is cut."""
     entered = threading.Event()
@@ -198,7 +175,7 @@ def test_time_that_the_server_was_busy_is_not_the_clients(limit: str, workers: i
         assert busy.request(b"known") == b"known"
         time.sleep(IDLE / 4)
         if limit == "minimum_rate":
-            peer.socket.sendall(b"\0\0\0\2a")
+            write(peer, b"\0\0\0\2a")
         if limit == "send_timeout":
             peer.send(b"large")
         time.sleep(IDLE / 4)  # the server has looked at it
@@ -208,7 +185,7 @@ def test_time_that_the_server_was_busy_is_not_the_clients(limit: str, workers: i
             peer.send(b"b")
             assert peer.recv() == b"b"
         elif limit == "minimum_rate":
-            peer.socket.sendall(b"b")
+            write(peer, b"b")
             assert peer.recv() == b"ab"
         else:
             assert peer.recv() == large
@@ -217,9 +194,16 @@ def test_time_that_the_server_was_busy_is_not_the_clients(limit: str, workers: i
 # ------------------------------------------------------------ minimum rate
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
-@pytest.mark.parametrize("size", [2, 100_000])
-@pytest.mark.parametrize("came", ["part of the header", "a byte"])
+@also_over_tls(
+    "came,size,handler",
+    [
+        (came, size, handler)
+        for came in ("part of the header", "a byte")
+        for size in (2, 100_000)
+        for handler in (echo, Echo)
+    ],
+    [("part of the header", 2, Echo), ("a byte", 100_000, echo)],
+)
 def test_frame_that_stops_is_cut(
     handler: Any, size: int, came: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,7 +225,7 @@ def test_frame_that_stops_is_cut(
     assert len(lines) == 1
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@also_over_tls("handler", [echo, Echo], [echo])
 def test_drip_does_not_put_the_end_off(handler: Any) -> None:
     """P08: the limit is one for the whole frame, not for each byte."""
     with (
@@ -253,6 +237,7 @@ def test_drip_does_not_put_the_end_off(handler: Any) -> None:
         assert ended(sock)
 
 
+@over_both
 def test_rate_decides_after_the_grace() -> None:
     """P09: too few bytes a second are cut, enough are not."""
     rate = 20_000 / TIME_FACTOR
@@ -280,6 +265,7 @@ def test_rate_decides_after_the_grace() -> None:
         assert ended(slow)
 
 
+@over_both
 def test_what_came_quickly_does_not_pay_for_a_stall() -> None:
     """Else a megabyte sent at once would buy a quarter of an hour of silence."""
     with (
@@ -294,7 +280,7 @@ def test_what_came_quickly_does_not_pay_for_a_stall() -> None:
         assert ended(sock)
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@also_over_tls("handler", [echo, Echo], [Echo])
 def test_pause_within_the_grace_does_no_harm(handler: Any) -> None:
     with (
         pysock.Server("127.0.0.1:0", handler, minimum_rate=(GRACE, 1e6)).start() as server,
@@ -307,7 +293,7 @@ def test_pause_within_the_grace_does_no_harm(handler: Any) -> None:
             assert pysock.recv_exactly(sock, 6) == b"\0\0\0\x02ab"
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("handler", ECHOES)
 def test_many_small_frames_are_not_one_slow_frame(handler: Any) -> None:
     """Although there is always a piece of one when the server looks."""
     data = frame(b"abc") * 60
@@ -333,6 +319,7 @@ def test_frame_has_its_own_grace_after_an_idle_time() -> None:
         assert pysock.recv_exactly(sock, 6) == b"\0\0\0\x02ab"
 
 
+@over_both
 def test_frame_behind_a_slow_handler_has_its_own_grace() -> None:
     with (
         pysock.Server("127.0.0.1:0", work, minimum_rate=(GRACE, 1e6)).start() as server,
@@ -345,6 +332,7 @@ def test_frame_behind_a_slow_handler_has_its_own_grace() -> None:
         assert pysock.recv_exactly(sock, 6) == b"\0\0\0\x02ab"
 
 
+@over_both
 def test_handler_that_receives_a_frame_which_stops_is_let_go() -> None:
     with (
         pysock.Server(
@@ -375,7 +363,7 @@ def test_rate_that_is_no_limit(kind: str) -> None:
 # ------------------------------------------------------------ timeout=
 
 
-@pytest.mark.parametrize("kind", ["handler", "session"])
+@also_over_tls("kind", ["handler", "session"], ["handler"])
 def test_timeout_holds_for_calls_on_the_connection(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -422,7 +410,7 @@ def serving_one(server: pysock.Server) -> Iterator[threading.Thread]:
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@also_over_tls("handler", [echo, Echo], [echo])
 def test_limits_hold_in_handle_request(handler: Any) -> None:
     with pysock.Server(
         "127.0.0.1:0", handler, idle_timeout=IDLE, minimum_rate=(GRACE, 1e6)

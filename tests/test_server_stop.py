@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
+from both_ways import also_over_tls, over_both
 from conftest import TIME_FACTOR
+from gate import LARGE, SOON, client
 from peers import LONG, PROMPT, Task, until
 
-SOON = 5 * TIME_FACTOR
+transport = both_ways.transport
+
 DRAIN = 0.3 * TIME_FACTOR
-LARGE = bytes(16 << 20)  # more than the system takes off a server's hands
-
-
-def client(server: pysock.Server, **options: Any) -> pysock.Client:
-    return pysock.Client(server.address, timeout=SOON, **options)
 
 
 def stopping(server: pysock.Server, drain: float = 30.0) -> Task:
@@ -79,6 +78,7 @@ KINDS = ["handler", "session"]
 # ------------------------------------------------------------ what is finished
 
 
+@over_both
 @pytest.mark.parametrize("kind", KINDS)
 def test_idle_ones_are_closed_at_once_and_busy_ones_finish(kind: str, gate: Gate) -> None:
     """D13."""
@@ -105,7 +105,7 @@ def test_idle_ones_are_closed_at_once_and_busy_ones_finish(kind: str, gate: Gate
         stop.finish(PROMPT)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@also_over_tls("kind", KINDS, ["handler"])
 def test_first_request_may_still_be_on_its_way(kind: str, gate: Gate) -> None:
     with (
         pysock.Server("127.0.0.1:0", gate.handler(kind)).start() as server,
@@ -160,21 +160,28 @@ def test_clients_that_came_while_the_server_was_busy_are_served(
         stop.finish()
 
 
+@over_both
 def test_client_that_waits_for_a_place_waits_for_the_next_start() -> None:
     """`stop` accepts nothing; the listener stays open until `server_close`."""
     with (
         pysock.Server("127.0.0.1:0", bytes.upper, max_connections=1).start() as server,
         client(server) as first,
-        client(server) as second,
+        socket.create_connection(server.server_address, SOON) as sock,
     ):
         assert first.request(b"a") == b"A"
-        second.send(b"b")
+
+        def ask() -> bytes:
+            with pysock.Client(sock=sock, timeout=SOON) as second:
+                return second.request(b"b")
+
+        asking = Task(ask)
         server.stop()
         assert list(first) == []
         server.start()
-        assert second.recv() == b"B"
+        assert asking.finish() == b"B"
 
 
+@over_both
 def test_client_that_asks_again_at_once_does_not_keep_the_server_from_ending() -> None:
     """It is told after the reply that is under way, not at the end of the drain."""
 
@@ -197,21 +204,21 @@ def test_client_that_asks_again_at_once_does_not_keep_the_server_from_ending() -
             task.finish()
 
 
+@over_both
 def test_client_that_never_pauses_does_not_keep_the_server_from_ending() -> None:
     """Requests that come after stop() was called are new, and nothing new is taken."""
-    framing = pysock.LengthField()
 
-    def flood(sock: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+    def flood(peer: pysock.Client) -> None:
+        with contextlib.suppress(OSError, EOFError):
             while True:
-                sock.sendall(framing.encode(b"x" * 100) * 500)
+                peer.send_many([b"x" * 100] * 500)
 
     with (
         pysock.Server("127.0.0.1:0", bytes.upper).start() as server,
-        socket.create_connection(server.server_address, SOON) as sock,
+        client(server) as peer,
     ):
-        flooding = Task(flood, sock)
-        reading = Task(lambda: [None for _ in iter(lambda: sock.recv(65536), b"")])
+        flooding = Task(flood, peer)
+        reading = Task(lambda: [None for _ in peer])
         until(lambda: server.stats["messages_out"] > 5000)
         began = time.monotonic()
         server.stop(drain=SOON)
@@ -222,17 +229,22 @@ def test_client_that_never_pauses_does_not_keep_the_server_from_ending() -> None
 
 
 FLOOD = """
-import contextlib, socket, sys, threading
+import contextlib, pysock, ssl, sys, threading
 def read():
-    with contextlib.suppress(OSError):
-        while sock.recv(1 << 20):
+    with contextlib.suppress(OSError, EOFError):
+        for _ in peer:
             pass
-with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
+context = None
+if sys.argv[2] == "tls":
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+with pysock.Client(("127.0.0.1", int(sys.argv[1])), pysock.Raw(), tls=context) as peer:
     reading = threading.Thread(target=read)
     reading.start()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, EOFError):
         while True:
-            sock.sendall(b"\\0\\0\\0\\1x" * 50_000)
+            peer.send(b"\\0\\0\\0\\1x" * 50_000)
     reading.join()
 """
 
@@ -243,15 +255,18 @@ class Floods(pysock.Session):
             self.connection.send(message)
 
 
-@pytest.mark.parametrize(
-    ("handler", "workers"), [(bytes.upper, 0), (bytes.upper, 4), (Floods, 0)]
+@also_over_tls(
+    "handler,workers",
+    [(bytes.upper, 0), (bytes.upper, 4), (Floods, 0)],
+    [(bytes.upper, 4), (Floods, 0)],
 )
 def test_client_faster_than_the_server_does_not_keep_it_from_ending(
-    handler: Any, workers: int
+    handler: Any, workers: int, transport: str
 ) -> None:
     """There is always a full buffer more to read."""
     with pysock.Server("127.0.0.1:0", handler, workers=workers).start() as server:
-        command = [sys.executable, "-P", "-c", FLOOD, str(server.server_address[1])]
+        port = str(server.server_address[1])
+        command = [sys.executable, "-P", "-c", FLOOD, port, transport]
         with contextlib.ExitStack() as stack:
             process = stack.enter_context(subprocess.Popen(command))
             stack.callback(process.kill)
@@ -280,8 +295,14 @@ class Sends(pysock.Session):
             self.connection.send(LARGE)
 
 
-@pytest.mark.parametrize("handler", [replies, iterates, sends, Sends])
-@pytest.mark.parametrize("workers", [0, 2])
+WAYS = [replies, iterates, sends, Sends]
+
+
+@also_over_tls(
+    "workers,handler",
+    [(workers, handler) for workers in (0, 2) for handler in WAYS],
+    [(2, replies), (0, Sends)],
+)
 def test_replies_that_wait_for_their_reader_arrive_within_the_drain(
     workers: int, handler: Any
 ) -> None:
@@ -298,8 +319,11 @@ def test_replies_that_wait_for_their_reader_arrive_within_the_drain(
 # ------------------------------------------------------------ what is not
 
 
-@pytest.mark.parametrize("handler", [replies, iterates, sends, Sends])
-@pytest.mark.parametrize("drain", [0, DRAIN])
+@also_over_tls(
+    "drain,handler",
+    [(drain, handler) for drain in (0, DRAIN) for handler in WAYS],
+    [(DRAIN, replies), (0, Sends)],
+)
 def test_reply_that_nobody_reads_is_cut_at_the_deadline(drain: float, handler: Any) -> None:
     with (
         pysock.Server("127.0.0.1:0", handler).start() as server,
@@ -315,7 +339,7 @@ def test_reply_that_nobody_reads_is_cut_at_the_deadline(drain: float, handler: A
                 peer.recv()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@also_over_tls("kind", KINDS, ["handler"])
 def test_handlers_that_do_not_end_are_left_behind(
     kind: str, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +364,7 @@ def test_handlers_that_do_not_end_are_left_behind(
         gate.release.set()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@also_over_tls("kind", KINDS, ["session"])
 def test_handler_in_the_middle_of_a_call_is_left_behind(
     kind: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

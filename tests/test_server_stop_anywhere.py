@@ -109,7 +109,7 @@ def test_second_signal_shortens_the_drain() -> None:
 
 def test_program_ends_although_its_server_was_not_stopped() -> None:
     """D12: at the interpreter's end, with connections, handlers and sessions under way."""
-    run_python("""
+    said = run_python("""
 import pysock, threading
 entered = threading.Semaphore(0)
 def handler(message):
@@ -129,6 +129,7 @@ for handles in (handler, Session):
 for peer in peers:
     peer.close()
 """)
+    assert said == ""
 
 
 ANYWHERE = """
@@ -192,10 +193,10 @@ assert {"_serve_here", "__init__", "run", "__exit__", "_close_all"} <= where, wh
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_stop_in_the_serving_thread_at_every_fifth_instruction(workers: str) -> None:
     """As a signal's handler calls it: each time the server comes to its end."""
-    run_python(ANYWHERE, workers, "5")
+    assert run_python(ANYWHERE, workers, "5") == ""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_stop_in_the_serving_thread_at_every_instruction(workers: str) -> None:
-    run_python(ANYWHERE, workers, "1", within=10 * LONG)
+    assert run_python(ANYWHERE, workers, "1", within=10 * LONG) == ""

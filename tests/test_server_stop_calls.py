@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
-from conftest import TIME_FACTOR, unix
+from both_ways import also_over_tls, over_both
+from conftest import unix
+from gate import SOON, client
 from peers import LONG, PROMPT, Task, run_python, until
 
-SOON = 5 * TIME_FACTOR
+transport = both_ways.transport
+
 FRAMING = pysock.LengthField()
-
-
-def client(server: pysock.Server, **options: Any) -> pysock.Client:
-    return pysock.Client(server.address, timeout=SOON, **options)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_stop_from_service_actions_returns_at_once(workers: int) -> None:
         serving.finish()
 
 
-@pytest.mark.parametrize("workers", [0, 1, 4])
+@also_over_tls("workers", [0, 1, 4], [4])
 def test_stop_without_a_drain_from_a_handler(workers: int) -> None:
     """What the handler replies may be cut; who serves comes back at once."""
 
@@ -88,6 +88,7 @@ def test_stop_without_a_drain_from_a_handler(workers: int) -> None:
         serving.finish(PROMPT)
 
 
+@over_both
 @pytest.mark.parametrize("kind", ["handler", "session"])
 def test_server_stopped_from_inside_can_be_started_again(kind: str) -> None:
     """`stop` by somebody else in between is not needed."""
@@ -129,7 +130,7 @@ def test_start_right_after_a_stop_from_inside_waits_or_says_so() -> None:
         assert list(peer) == [b"a"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@also_over_tls("workers", [0, 2], [2])
 def test_stop_in_many_threads_at_once(workers: int, quick_switches: None) -> None:
     """All return, and none of them stops the next run."""
     with pysock.Server("127.0.0.1:0", bytes.upper, workers=workers) as server:
@@ -159,7 +160,7 @@ def test_stop_right_after_start(workers: int, quick_switches: None) -> None:
 
 def test_garbage_collector_may_run_anywhere() -> None:
     """Objects of the user's that give the GIL up while they are collected."""
-    run_python(
+    said = run_python(
         """
 import gc, pysock, threading, time
 class Garbage:
@@ -194,6 +195,7 @@ with pysock.Server("127.0.0.1:0", handler, workers=8, linger=0).start() as serve
 """,
         within=LONG,
     )
+    assert said == ""
 
 
 # ------------------------------------------------------------ health, restart
@@ -239,6 +241,7 @@ def test_health_address_is_closed_while_the_server_stops() -> None:
             release.clear()
 
 
+@over_both
 @pytest.mark.parametrize("address", ["tcp", pytest.param("unix", marks=unix)])
 def test_another_server_takes_the_same_address_at_once(address: str, tmp_path: Path) -> None:
     """D18, D19: although the connections of the first were closed by itself."""
@@ -270,17 +273,16 @@ class Load:
         self._ahead = 0 if pauses else 2 * self._depth
         self._size = random.choice([0, 100, 20_000, 300_000])
         self._stopped = False
-        self._sock = pysock.address.connect(server.address, SOON)
-        self._sock.settimeout(LONG)
+        self._peer = pysock.Client(server.address, pysock.Raw(), timeout=LONG)
         self.reading = Task(self._read)
         self._sending = Task(self._send)
 
     def _send(self) -> None:
         sent = 0
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EOFError):
             while not self._stopped:
                 batch = [self._message() for _ in range(self._depth)]
-                self._sock.sendall(b"".join(map(FRAMING.encode, batch)))
+                self._peer.send(b"".join(map(FRAMING.encode, batch)))
                 sent += self._depth
                 while self.got < sent - self._ahead and not self._stopped:
                     time.sleep(0.0002)
@@ -293,7 +295,7 @@ class Load:
     def _read(self) -> None:
         decoder = FRAMING.decoder()
         try:
-            while data := self._sock.recv(65536):
+            for data in self._peer:
                 self.got += len(decoder.feed(data))
             self.ended = "in a frame" if decoder.pending else "well"
         except ConnectionResetError:
@@ -304,16 +306,24 @@ class Load:
     def finish(self) -> None:
         self.reading.finish()
         self._sending.finish()
-        self._sock.close()
+        self._peer.close()
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("pauses", [True, False])
-@pytest.mark.parametrize("address", ["tcp", pytest.param("unix", marks=unix)])
+@also_over_tls(
+    "address,pauses,seed",
+    [
+        (address, pauses, seed)
+        for address in ("tcp", "unix")
+        for pauses in (True, False)
+        for seed in range(2)
+        if address == "tcp" or hasattr(socket, "AF_UNIX")
+    ],
+    [("tcp", False, 1)],
+)
 def test_stop_at_random_moments_under_load(
     seed: int, pauses: bool, address: str, tmp_path: Path
 ) -> None:
-    """40 times: what was computed arrives at who reads on, and the counters add up."""
+    """Many times: what was computed arrives at who reads on, and the counters add up."""
     random = Random(seed)
     where = "127.0.0.1:0" if address == "tcp" else str(tmp_path / "s")
     for _ in range(5):
@@ -352,6 +362,7 @@ def test_stop_at_random_moments_under_load(
             assert stats["connections"] == stats["threads"] == 0
 
 
+@over_both
 @pytest.mark.parametrize("kind", ["handler", "session"])
 def test_counters_add_up_at_the_end(kind: str) -> None:
     """Also of connections that ended in every other way, over several runs."""

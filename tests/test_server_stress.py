@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import ssl
 import sys
 import threading
 import time
@@ -13,15 +14,19 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
+from both_ways import also_over_tls, over_both
 from conftest import TIME_FACTOR
 from gate import HERE, served
 from peers import LONG, background, until
 
+transport = both_ways.transport
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 SECONDS = 20.0
-GONE = (pysock.ConnectionClosed, ConnectionResetError, BrokenPipeError)
+GONE = (pysock.ConnectionClosed, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
 LARGE = 300_000
 
 
@@ -153,7 +158,7 @@ def converse(address: Any, numbers: Iterator[int], seed: int, end: float) -> int
     return sent
 
 
-@pytest.mark.parametrize("workers", [1, 2, 8])
+@also_over_tls("workers", [1, 2, 8], [1, 8])
 def test_random_handlers_answer_right_and_in_order(seed: int, workers: int) -> None:
     deeds = Deeds()
     numbers = iter(range(1 << 60))
@@ -178,7 +183,8 @@ def test_random_handlers_answer_right_and_in_order(seed: int, workers: int) -> N
             assert server.stats["takeovers"] > 10
 
 
-def test_connections_that_threads_close_at_random(seed: int) -> None:
+@over_both
+def test_connections_that_threads_close_at_random(seed: int, transport: str) -> None:
     """Nobody gets another's reply, or none at all: each is answered, or sees an end."""
     kept: dict[bytes, Any] = {}
     dice = random.Random(seed)
@@ -204,7 +210,7 @@ def test_connections_that_threads_close_at_random(seed: int) -> None:
         while time.monotonic() < end:
             time.sleep(0.001)
             for connection in dice.sample(list(kept.values()), min(3, len(kept))):
-                if dice.random() < 0.2:
+                if dice.random() < 0.2 and transport == "tcp":
                     with contextlib.suppress(RuntimeError, pysock.ConnectionClosed):
                         connection.detach(leftover=True)[0].close()
                 else:
@@ -223,7 +229,7 @@ def test_connections_that_threads_close_at_random(seed: int) -> None:
         assert server.stats["handler_errors"] == 0
 
 
-@pytest.mark.parametrize("workers", [0, 1, 4])
+@also_over_tls("workers", [0, 1, 4], [0, 4])
 def test_stop_and_start_under_load(seed: int, workers: int) -> None:
     """C11: what is answered is answered right; all that was sent before a stop is."""
     dice = random.Random(seed)

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
-from gate import Gate, clients, frame, serving
+from gate import Gate, clients, frame, serving, write
 from peers import LONG, SHORT, background, until
+
+transport, pytestmark = both_ways.transport, both_ways.over_both
 
 FAIR_SHARE = 256  # messages of one connection in a turn: see crew.pxi
 
@@ -125,7 +128,7 @@ def test_replies_leave_when_a_later_handler_of_their_batch_blocks(pause: float) 
     gate = Gate()
     with serving(gate) as server, clients(server, 1) as (peer,):
         time.sleep(pause)  # long enough for the standby to sleep
-        peer.socket.sendall(b"".join(map(frame, [b"1", b"2", b"block", b"3"])))
+        write(peer, b"".join(map(frame, [b"1", b"2", b"block", b"3"])))
         assert [peer.recv(), peer.recv()] == [b"1", b"2"]
         assert gate.inside == 1
         gate.let()
@@ -138,7 +141,7 @@ def test_replies_leave_also_from_behind_the_second_handler_that_blocks() -> None
     with serving(gate) as server, clients(server, 1) as (peer,):
         for _ in range(5):
             before = server.stats["takeovers"]
-            peer.socket.sendall(b"".join(map(frame, [b"block", b"1", b"block", b"2"])))
+            write(peer, b"".join(map(frame, [b"block", b"1", b"block", b"2"])))
             gate.holds(1)
             until(lambda: server.stats["takeovers"] > before)  # noqa: B023
             gate.let()
@@ -303,7 +306,7 @@ def test_a_thousand_turns_at_once_are_shared_out() -> None:
         first.send(b"block")
         gate.holds(1)
         for number, peer in enumerate(peers):
-            peer.socket.sendall(frame(b"m%d" % number) * each)
+            write(peer, frame(b"m%d" % number) * each)
         gate.let()
         for number, peer in enumerate(peers):
             assert peer.recv() == b"m%d" % number

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,32 +13,16 @@ from typing import Any
 
 import pytest
 
+import both_ways
 import pysock
+from both_ways import also_over_tls, over_both
 from conftest import TIME_FACTOR, unix
+from gate import GONE, LARGE, SOON, client, connected, finish, frame
 from peers import LONG, PROMPT, background, until
 
-SOON = 5 * TIME_FACTOR
+transport = both_ways.transport
+
 PATIENCE = 0.2 * TIME_FACTOR
-LARGE = bytes(16 << 20)  # more than the system takes off a server's hands
-
-
-def frame(message: bytes) -> bytes:
-    return struct.pack(">I", len(message)) + message
-
-
-def client(server: pysock.Server, **options: Any) -> pysock.Client:
-    return pysock.Client(server.address, timeout=SOON, **options)
-
-
-@contextlib.contextmanager
-def sluggish(server: pysock.Server) -> Iterator[socket.socket]:
-    """A plain client with a small buffer, which reads when it is told to."""
-    where = server.server_address
-    with socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.settimeout(SOON)
-        sock.connect(where)
-        yield sock
 
 
 class Sends(pysock.Session):
@@ -63,6 +46,7 @@ def sends(message: bytes, connection: pysock.Connection) -> None:
 WAYS = [replies, iterates, sends, Sends]
 
 
+@over_both
 @pytest.mark.parametrize("handler", WAYS)
 def test_client_that_does_not_read_is_cut(
     handler: Any, caplog: pytest.LogCaptureFixture
@@ -70,7 +54,7 @@ def test_client_that_does_not_read_is_cut(
     """Threat 9: while others are served, and it is nobody's mistake but its own."""
     with (
         pysock.Server("127.0.0.1:0", handler, send_timeout=PATIENCE).start() as server,
-        sluggish(server) as sock,
+        connected(server, 4096) as sock,
         client(server) as other,
     ):
         assert other.request(b"a") == b"a"
@@ -87,7 +71,7 @@ def test_client_that_does_not_read_is_cut(
     assert ["takes no replies" in line.getMessage() for line in lines] == [True]
 
 
-@pytest.mark.parametrize("handler", WAYS)
+@also_over_tls("handler", WAYS, [replies, Sends])
 def test_reader_that_is_late_but_comes_is_not_cut(handler: Any) -> None:
     with (
         pysock.Server("127.0.0.1:0", handler, send_timeout=4 * PATIENCE).start() as server,
@@ -102,13 +86,13 @@ def test_reader_that_is_late_but_comes_is_not_cut(handler: Any) -> None:
 
 
 @unix
-@pytest.mark.parametrize("handler", [replies, sends, Sends])
+@also_over_tls("handler", [replies, sends, Sends], [replies])
 def test_reader_that_is_slow_but_moves_is_not_cut(handler: Any, tmp_path: Path) -> None:
     """Every byte that it takes is progress, not only each third of the system's buffer."""
     limit = 0.4 * TIME_FACTOR
     with (
         pysock.Server(tmp_path / "s", handler, send_timeout=limit).start() as server,
-        sluggish(server) as sock,
+        connected(server, 4096) as sock,
     ):
         sock.sendall(frame(b"large"))
         end = time.monotonic() + 2.5 * limit
@@ -119,7 +103,7 @@ def test_reader_that_is_slow_but_moves_is_not_cut(handler: Any, tmp_path: Path) 
         server.stop(drain=0)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@also_over_tls("workers", [0, 1, 2], [2])
 def test_clients_that_do_not_read_hold_all_workers_for_a_while_only(workers: int) -> None:
     """The limit must hold also where no thread is left to look for it."""
     with contextlib.ExitStack() as stack:
@@ -127,7 +111,7 @@ def test_clients_that_do_not_read_hold_all_workers_for_a_while_only(workers: int
             pysock.Server("127.0.0.1:0", sends, workers=workers, send_timeout=PATIENCE)
         ).start()
         for _ in range(max(1, workers)):
-            sock = stack.enter_context(sluggish(server))
+            sock = stack.enter_context(connected(server, 4096))
             sock.sendall(frame(b"large"))
         until(lambda: server.stats["messages_in"] == max(1, workers))
         with client(server) as other:
@@ -175,14 +159,15 @@ class Duplex(pysock.Session):
                 self.connection.send(bytes(1 << 20))
 
 
+@over_both
 @pytest.mark.parametrize("pause", [0.002, None])
 def test_client_that_sends_but_does_not_read_is_cut(pause: float | None) -> None:
     with (
         pysock.Server("127.0.0.1:0", Duplex, send_timeout=PATIENCE).start() as server,
-        sluggish(server) as sock,
+        connected(server, 4096) as sock,
     ):
         end = time.monotonic() + SOON
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(*GONE):
             while server.stats["overdue"] == 0:
                 assert time.monotonic() < end
                 if pause is not None:
@@ -212,7 +197,7 @@ def pushing(server_options: dict[str, Any]) -> Iterator[tuple[pysock.Server, soc
 
     with pysock.Server("127.0.0.1:0", handler, **server_options).start() as server:
         try:
-            with sluggish(server) as sock:
+            with connected(server, 4096) as sock:
                 sock.sendall(frame(b"subscribe"))
                 until(lambda: threads)
                 threads[0].start()
@@ -223,10 +208,6 @@ def pushing(server_options: dict[str, Any]) -> Iterator[tuple[pysock.Server, soc
             server.stop(drain=0)
             for thread in threads:
                 thread.join()
-
-
-def half_close(sock: socket.socket) -> None:
-    sock.shutdown(socket.SHUT_WR)
 
 
 def send_garbage(sock: socket.socket) -> None:
@@ -241,8 +222,11 @@ def stay_silent(sock: socket.socket) -> None:
     time.sleep(3 * PATIENCE)
 
 
-@pytest.mark.parametrize("workers", [0, 4])
-@pytest.mark.parametrize("act", [half_close, send_garbage, ask, stay_silent])
+@also_over_tls(
+    "act,workers",
+    [(act, workers) for act in (finish, send_garbage, ask, stay_silent) for workers in (0, 4)],
+    [(finish, 4), (ask, 0)],
+)
 def test_push_that_is_stuck_holds_nobody_else(
     act: Callable[[socket.socket], None], workers: int
 ) -> None:
@@ -255,12 +239,14 @@ def test_push_that_is_stuck_holds_nobody_else(
             assert other.request(b"a") == b"a"
 
 
+@over_both
 def test_push_that_is_stuck_is_cut_by_the_send_timeout() -> None:
     with pushing({"send_timeout": PATIENCE}) as (server, _):
         until(lambda: server.stats["connections"] == 0, SOON)
         assert server.stats["overdue"] == 1
 
 
+@over_both
 def test_stop_does_not_wait_for_a_push_that_is_stuck_beyond_its_drain() -> None:
     with pushing({}) as (server, _):
         began = time.monotonic()
@@ -271,6 +257,7 @@ def test_stop_does_not_wait_for_a_push_that_is_stuck_beyond_its_drain() -> None:
 # ------------------------------------------------------------ memory, and both at once
 
 
+@over_both
 def test_client_that_asks_on_and_on_without_reading_gets_no_more_work_done() -> None:
     """L11: what is kept for it is one reply, and what was gathered before."""
     served: list[pysock.Connection] = []
@@ -281,7 +268,7 @@ def test_client_that_asks_on_and_on_without_reading_gets_no_more_work_done() -> 
 
     with (
         pysock.Server("127.0.0.1:0", handler).start() as server,
-        sluggish(server) as sock,
+        connected(server, 4096) as sock,
         client(server) as other,
     ):
         sock.settimeout(PATIENCE)
@@ -295,6 +282,7 @@ def test_client_that_asks_on_and_on_without_reading_gets_no_more_work_done() -> 
         server.stop(drain=0)
 
 
+@over_both
 def test_both_send_before_they_read() -> None:
     """L13: the client's deadline tells, and nothing is lost."""
     messages = [b"%06d" % i * 20_000 for i in range(500)]  # 60 MB
@@ -312,6 +300,7 @@ def test_both_send_before_they_read() -> None:
         flushing.join()
 
 
+@over_both
 def test_request_many_goes_on_where_both_send() -> None:
     """L13."""
     messages = [bytes([i % 256]) * 100_000 for i in range(300)]

@@ -30,6 +30,7 @@ pytestmark = [
 
 FIELD = LengthField()
 HUGE = 1 << 24
+HERE = os.path.dirname(__file__)
 
 
 class Alarm(Exception):
@@ -347,6 +348,10 @@ def made(kind):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             a = socket.create_connection(listener.getsockname())
             b = listener.accept()[0]
+    if kind == "tls":
+        sys.path.append(sys.argv[2])
+        from tls_ends import tls_ends
+        return [end.connection(timeout=10) for end in tls_ends(a, b, foreign=False)]
     return pysock.Connection(a, timeout=10), pysock.Connection(b, timeout=10)
 
 def child(function):
@@ -364,7 +369,7 @@ def child(function):
 conn, other = made(sys.argv[1])
 """
 
-fork_kinds = pytest.mark.parametrize("kind", ["socketpair", "tcp", "pipes"])
+fork_kinds = pytest.mark.parametrize("kind", ["socketpair", "tcp", "tls", "pipes"])
 
 
 @fork_kinds
@@ -395,7 +400,7 @@ conn.send(b"still")
 assert other.recv() == b"still"
 conn.close(), other.close()
 """
-    assert run_python(FORKED + code, kind) == ""
+    assert run_python(FORKED + code, kind, HERE) == ""
 
 
 @fork_kinds
@@ -437,7 +442,7 @@ conn.close()
 assert list(other) == []
 other.close()
 """
-    assert run_python(FORKED + code, kind) == ""
+    assert run_python(FORKED + code, kind, HERE) == ""
 
 
 @fork_kinds
@@ -465,7 +470,7 @@ conn.send(b"z")
 assert other.recv() == b"z"
 conn.close(), other.close()
 """
-    assert run_python(FORKED + code, kind) == ""
+    assert run_python(FORKED + code, kind, HERE) == ""
 
 
 def test_connection_is_handed_to_a_child_by_detach():
