@@ -99,9 +99,7 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
         finally:
             session.finish()
     except (ConnectionClosed, FramingError, AuthenticationError) as exc:
-        quiet = isinstance(exc, ConnectionClosed) and not isinstance(exc, IncompleteFrame)
-        level = logging.DEBUG if quiet else logging.WARNING
-        logger.log(level, "%s: %s", format_peer(client_address), exc)
+        logger.log(_level(exc), "%s: %s", format_peer(client_address), exc)
     except Exception as exc:
         if isinstance(exc, OSError) and connection._is_lost():
             logger.log(_level(exc), "%s: %s", format_peer(client_address), exc)
@@ -120,21 +118,21 @@ def explain_failure(server: Any, connection: Served, exc: BaseException) -> None
         with server._counting:
             server._counts["handler_errors"] += 1
         server._tell_error(connection)
-    elif isinstance(exc, FramingError | IncompleteFrame | AuthenticationError):
-        kind = type(exc).__name__
-        server._seldom.log(logging.WARNING, "%s: %s", peer, exc, kind=kind)
-    elif isinstance(exc, ConnectionClosed):
-        server._seldom.log(logging.DEBUG, "%s: %s", peer, exc)
     else:
-        level = _level(exc)
-        server._seldom.log(level, "%s: %s", peer, exc, kind=logging.getLevelName(level))
+        kind = type(exc).__name__
+        server._seldom.log(_level(exc), "%s: %s", peer, exc, kind=kind)
 
 
 def _level(exc: BaseException) -> int:
-    """TLS that is not as it must be is worth more of a line than a connection that broke."""
+    """How much the operator wants to hear of what ended a connection."""
+    if isinstance(exc, IncompleteFrame) and exc.received == 0:
+        return logging.INFO  # many clients just close their TLS connections
+    if isinstance(exc, FramingError | IncompleteFrame | AuthenticationError):
+        return logging.WARNING
+    if isinstance(exc, ConnectionClosed):
+        return logging.DEBUG
     ssl = sys.modules.get("ssl")
-    hostile = ssl is not None and isinstance(exc, ssl.SSLError)
-    return logging.WARNING if hostile else logging.INFO
+    return logging.WARNING if ssl and isinstance(exc, ssl.SSLError) else logging.INFO
 
 
 def counted(connection: Served) -> dict[str, int]:
