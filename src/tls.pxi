@@ -231,7 +231,8 @@ cdef class _Tls(_Records):
         except (self.ssl.SSLZeroReturnError, self.ssl.SSLEOFError):
             return -errno.EPIPE
         except self.ssl.SSLError as exc:
-            return -errno.EPIPE if self.ragged else self.fail(exc)
+            ended = self.ragged or exc.reason == "PROTOCOL_IS_SHUTDOWN"
+            return -errno.EPIPE if ended else self.fail(exc)
         except OSError as exc:
             return -exc.errno if exc.errno else -errno.EPIPE
         except BaseException:

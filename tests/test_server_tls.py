@@ -205,9 +205,9 @@ def test_stream_that_ends_anywhere(
         until(lambda: server.stats["connections"] == 0)
         assert server.stats["handler_errors"] == 0
     in_a_frame = sent not in (b"", frame(b"x"))
-    told = "bytes of a frame" if in_a_frame else "cut off"
-    assert [told in line for line in warnings_in(caplog)] == [True] * in_a_frame
-    cut = any(told in line for line in caplog.messages)
+    text = "bytes of a frame" if in_a_frame else "cut off"
+    assert [text in line for line in warnings_in(caplog)] == [True] * in_a_frame
+    cut = any(text in line for line in caplog.messages)
     assert cut == (in_a_frame or finish is end_tcp)
 
 
