@@ -184,7 +184,7 @@ TLS = Table(
         Row("64 B stream, send_many to recv_many", "tls_stream_many", subject="pysock_tls"),
         Row("16 KiB stream", "tls_stream_16k", subject="pysock_tls"),
         Row("1 MiB stream", "tls_stream_1m", {"SSLSocket": 0.9}, subject="pysock_tls"),
-        Row("64 MiB echo", "tls_echo_64m", subject="pysock_tls"),
+        Row("64 MiB echo, one buffer at each end", "tls_echo_64m", subject="pysock_tls"),
         Row(
             "handshake, one request, close",
             "tls_handshakes",

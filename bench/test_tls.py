@@ -12,7 +12,7 @@ WORKS = [
     Work("tls_stream_many", "stream_many", WITHOUT, 400_000, 64, fewer={"ssl": 20_000}),
     Work("tls_stream_16k", "stream", WITHOUT, 3000, 16 * 1024),
     Work("tls_stream_1m", "stream", WITHOUT, 60, 1024 * 1024),
-    Work("tls_echo_64m", "echo", WITHOUT, 1, 64 * 1024 * 1024),
+    Work("tls_echo_64m", "echo_into", WITHOUT, 1, 64 * 1024 * 1024),
     Work("tls_handshakes", "handshakes", ALL, 100, 64),
 ]
 

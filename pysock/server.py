@@ -321,7 +321,6 @@ class Server:
         sock.setblocking(False)  # nobody shares it: sendfile() can be used
         crypt = None if self._tls is None else _Tls(sock, self._tls, True)
         connection = Served(sock, **self._options, _tls=crypt)
-        connection.crypt = crypt
         connection.client_address = client_address
         return connection
 

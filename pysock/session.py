@@ -9,11 +9,13 @@ from collections.abc import Callable
 from .address import format_peer
 from .connection import Connection
 from .errors import AuthenticationError, ConnectionClosed, FramingError, IncompleteFrame
+from .framing import FrameStream
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
     from typing import Any
 
+    from .framing import Format
     from .proxy import ProxyHeader
 
 __all__ = ["Served", "Session", "counted", "explain_failure", "hold", "wants_connection"]
@@ -35,6 +37,24 @@ class Served(Connection):
     crypt: Any = None  # its TLS, as the handshake needs it
     loop: Any = None  # the one that serves it
     ends_at: float | None = None  # a fading connection's last moment
+
+    def __init__(
+        self,
+        sock: Any,
+        framing: Format,
+        *,
+        timeout: float | None,
+        spin: float,
+        linger: float,
+        keepalive: tuple[int, int, int] | None,
+        _tls: Any,
+    ) -> None:
+        # Not Connection's, which would look at the server's options once more.
+        FrameStream.__init__(self, sock, framing, timeout=timeout, spin=spin, _tls=_tls)
+        self.linger = linger
+        self.keepalive = keepalive
+        self.crypt = _tls
+        self._tune()
 
     @property
     def stopping(self) -> bool:
@@ -113,14 +133,15 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
 
 def explain_failure(server: Any, connection: Served, exc: BaseException) -> None:
     """Log what ended a connection, or let the server tell of its handler's error."""
-    peer = format_peer(connection.client_address)
     if connection._in_handler:
         with server._counting:
             server._counts["handler_errors"] += 1
         server._tell_error(connection)
-    else:
-        kind = type(exc).__name__
-        server._seldom.log(_level(exc), "%s: %s", peer, exc, kind=kind)
+        return
+    level = _level(exc)
+    if logger.isEnabledFor(level):  # mostly it is the usual end, and nobody listens
+        peer = format_peer(connection.client_address)
+        server._seldom.log(level, "%s: %s", peer, exc, kind=type(exc).__name__)
 
 
 def _level(exc: BaseException) -> int:

@@ -222,8 +222,8 @@ cdef class _Closer(_Responder):
         Without it the peer must take the end for that of a cut stream.
         """
         if (
-            self.crypt is None or self.send_error or self.out_file is not None
-            or self.tail_end > self.tail_start
+            self.crypt is None or self.crypt.ragged or self.send_error
+            or self.out_file is not None or self.tail_end > self.tail_start
         ):
             return True
         return self.crypt.say_goodbye()

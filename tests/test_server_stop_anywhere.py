@@ -178,6 +178,7 @@ def serve_and_stop_at(number):
     return stopped_in
 
 where, number, step = set(), 1, int(sys.argv[2])
+serve_and_stop_at(0)  # Python 3.12 tells of no instructions the first time
 while True:
     faulthandler.dump_traceback_later(10, exit=True)
     place = serve_and_stop_at(number)

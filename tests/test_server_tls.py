@@ -9,6 +9,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -298,6 +299,39 @@ class Duplex(pysock.Session):
         sending = Task(self.connection.send_many, MESSAGES)
         assert [self.connection.recv() for _ in MESSAGES] == MESSAGES
         sending.finish()
+
+
+class Ticks(pysock.Session):
+    """Sends now and then, and takes in all that comes."""
+
+    def handle(self) -> None:
+        ticking = Task(self._tick)
+        for _ in self.connection:
+            pass
+        ticking.finish()
+
+    def _tick(self) -> None:
+        pause = threading.Event()
+        for number in range(50):
+            self.connection.send(b"%d" % number)
+            pause.wait(0.002)
+
+
+def test_who_floods_does_not_starve_who_receives() -> None:
+    """Threads take turns in the TLS object, at both ends: none has to wait for long."""
+    over = threading.Event()
+
+    def flood(peer: pysock.Client) -> None:
+        while not over.is_set():
+            peer.send_many([bytes(100)] * 500)
+
+    with serving(Ticks) as server, client(server) as peer:
+        flooding = Task(flood, peer)
+        began = time.monotonic()
+        assert [peer.recv() for _ in range(50)] == [b"%d" % number for number in range(50)]
+        assert time.monotonic() - began < 2 * PROMPT
+        over.set()
+        flooding.finish()
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,14 @@ class Conn(protocol.OneByOne):
         self._fill(size)
         return self._buffer[:size]
 
+    def recv_into(self, buffer: bytearray) -> int:
+        self._fill(HEADER.size)
+        (size,) = HEADER.unpack(self._buffer[: HEADER.size])
+        view, self._buffer = self._buffer, memoryview(buffer)
+        self._fill(size)
+        self._buffer = view
+        return int(size)
+
     def _fill(self, size: int) -> None:
         got = 0
         while got < size:
