@@ -69,7 +69,8 @@ cdef class _Options(_Closer):
     def pending(self):
         """Bytes that have been received and not handed over; no selector can see them."""
         return self.read_ahead() + (
-            0 if self.crypt is None or self.closed else self.crypt.hidden())
+            0 if self.crypt is None or self.closed or self.born != forks
+            else self.crypt.hidden())
 
     cdef Py_ssize_t read_ahead(self) noexcept:
         return self.end - self.start + (self.got if self.into != NULL else 0)

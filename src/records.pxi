@@ -29,6 +29,12 @@ cdef dict _REFUSALS = {
 }
 
 
+cdef void lock(PyThread_type_lock which) noexcept:
+    if not PyThread_acquire_lock(which, 0):
+        with nogil:
+            PyThread_acquire_lock(which, 1)
+
+
 cdef class _Window:
     """Some memory with Python's buffer protocol; a memoryview would be made each time."""
 
@@ -49,7 +55,9 @@ cdef class _Records:
     cdef object ssl           # the module
     cdef _Window window       # what it is to read from, or to write to
     cdef sock_t fd
-    cdef Turn turn
+    cdef PyThread_type_lock door  # to the room
+    cdef PyThread_type_lock room  # where one thread at a time may be
+    cdef size_t owner         # who is there
     cdef char *raw            # received and not handed to OpenSSL; NULL while empty
     cdef Py_ssize_t raw_start
     cdef Py_ssize_t raw_end
@@ -66,7 +74,10 @@ cdef class _Records:
 
     def __cinit__(self, sock, context=None, server_side=False, server_hostname=None):
         import ssl
-        make_turn(&self.turn)
+        self.door = PyThread_allocate_lock()
+        self.room = PyThread_allocate_lock()
+        if self.door == NULL or self.room == NULL:
+            raise MemoryError
         self.ssl = ssl
         self.window = _Window()
         self.records = []
@@ -86,7 +97,10 @@ cdef class _Records:
 
     def __dealloc__(self):
         self.drop_raw()
-        free_turn(&self.turn)
+        if self.door != NULL:
+            PyThread_free_lock(self.door)
+        if self.room != NULL:
+            PyThread_free_lock(self.room)
 
     cdef void drop_raw(self) noexcept:
         if self.raw != NULL:
@@ -95,21 +109,21 @@ cdef class _Records:
         self.raw_start = self.raw_end = 0
 
     cdef int take(self) except -1:
+        """Take the turn; threads that come again and again alternate."""
         cdef size_t me = PyThread_get_thread_ident()
-        if owner_take(&self.turn.owner, me):
-            return 0
-        if self.turn.owner == me:
+        if self.owner == me:
             raise RuntimeError(
                 "this thread is in the middle of such a call on this connection")
-        atomic_add(&self.turn.waiting, 1)
-        while not owner_take(&self.turn.owner, me):
-            pass_gate(&self.turn, -1.0)
-        atomic_add(&self.turn.waiting, -1)
+        # Who has just had it finds the door taken by who waits behind it.
+        lock(self.door)
+        lock(self.room)
+        self.owner = me
+        PyThread_release_lock(self.door)
         return 0
 
     cdef void give(self) noexcept:
-        owner_drop(&self.turn.owner)
-        open_gate(&self.turn)
+        self.owner = 0
+        PyThread_release_lock(self.room)
 
     cdef Py_ssize_t feed(self) except? -1:
         """Hand OpenSSL whole records, as far as they have come; return how many bytes.
