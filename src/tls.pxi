@@ -6,6 +6,9 @@
 # and nobody waits for the network in his turn.
 
 
+cdef Py_ssize_t UNKNOWN_COUNT = -1
+
+
 cdef enum:
     WRONG_PIN = 50            # X509_V_ERR_APPLICATION_VERIFICATION: see pysock/tls.py
 
@@ -26,6 +29,7 @@ cdef class _Tls(_Records):
         server_hostname: the name that the server's certificate is to have, or None.
     """
 
+    cdef Py_ssize_t plain     # bytes left in the record that is being read
     cdef int late             # an error that came behind bytes
     cdef bint stopped         # the last receive came to an end, or an error
     cdef Py_ssize_t pledged   # bytes that are in records, and not counted as sent yet
@@ -102,23 +106,44 @@ cdef class _Tls(_Records):
         if self.failure is not None:
             return -errno.EPROTO
         if PyThread_get_thread_ident() != main_thread:
-            got = self.read_once(p, n, False)
+            got = self.read_once(p, n)
+            self.plain = 0 if got < n else UNKNOWN_COUNT
         else:
-            # A signal's handler may raise inside the call, and then nobody says how much
-            # was read.  Of one byte it can be told, and how many there are behind it.
-            got = self.read_once(p, 1, False)
-            if got == 1 and n > 1 and self.interruption is None:
-                more = min(n - 1, <Py_ssize_t>self.object.pending())
-                if more and self.read_once(p + 1, more, True) > 0:
-                    got += more
+            # A signal's handler may raise anywhere in the call, and then nobody says how
+            # much was read.  Where it is known what was left in the record before, and is
+            # after, that can be told; so a new record is begun with one byte.
+            if self.plain == UNKNOWN_COUNT:
+                self.plain = self.left_in_record()
+            got = self.read_once(p, min(n, max(self.plain, 1)))
+            if got > 0 and self.plain == 0:
+                self.plain = self.left_in_record()
+                more = min(n - got, self.plain)
+                if more > 0 and self.interruption is None:
+                    more = self.read_once(p + got, more)
+                    if more > 0:
+                        self.plain -= more
+                        got += more
+            elif got > 0:
+                self.plain -= got
         if got > 0:
             self.empty = 0
             if got < n and self.incoming is not None:
-                self.fed = self.incoming.pending > 0
+                self.fed = self.incoming.pending > 0 or self.plain > 0
         return got
 
-    cdef Py_ssize_t read_once(self, char *p, Py_ssize_t n, bint all_there) except? -1:
+    cdef Py_ssize_t left_in_record(self) except? -1:
+        """Bytes that are decrypted; what a signal's handler raises meanwhile is kept."""
+        while True:
+            try:
+                return self.object.pending()
+            except Exception:
+                return 0  # an SSLSocket that was unwrapped
+            except BaseException as exc:
+                self.interruption = exc
+
+    cdef Py_ssize_t read_once(self, char *p, Py_ssize_t n) except? -1:
         cdef Py_ssize_t before = 0 if self.incoming is None else self.incoming.pending
+        cdef Py_ssize_t left
         self.window.p = p
         self.window.n = n
         try:
@@ -139,9 +164,12 @@ cdef class _Tls(_Records):
             return -exc.errno if exc.errno else -errno.ECONNRESET
         except BaseException as exc:
             self.interruption = exc
-            if all_there or (n == 1 and self.object.pending() > 0):
-                return n
-            if self.incoming is not None and self.incoming.pending == before:
+            left = self.left_in_record()
+            if self.plain > 0:
+                return self.plain - left or -errno.EAGAIN
+            if self.plain == 0 and left > 0 and n == 1:
+                return 1
+            if left == 0 and self.incoming is not None and self.incoming.pending == before:
                 return -errno.EAGAIN
             # A record of a single byte, or of none: nobody can tell.
             self.failure = OSError(
