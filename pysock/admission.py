@@ -107,7 +107,7 @@ class Admission:
                 return
             why_not = self._why_not(*client, now)
             if why_not is None:
-                self._make_room()
+                self._make_room(now)
                 self._loop.let_in(*client, now)
             else:
                 self._refuse(*client, why_not)
@@ -146,15 +146,15 @@ class Admission:
             return now
         if self._loop.once:
             return _NEVER
-        at: float = self._handshakes.oldest_has_had_its_time_at(full)
+        at: float = self._handshakes.makes_room_at(full)
         return max(now, at)
 
-    def _make_room(self) -> None:
-        """End the oldest handshake, if its place is needed."""
+    def _make_room(self, now: float) -> None:
+        """End a handshake, if its place is needed."""
         if self.is_full() or self._handshakes.full:
-            oldest = self._handshakes.oldest()
-            if oldest is not None:
-                self._loop.overdue(oldest, "its handshake has not come, and others wait")
+            one = self._handshakes.dispensable(now)
+            if one is not None:
+                self._loop.overdue(one, "its handshake has not come, and others wait")
 
     def _refuse(self, sock: socket.socket, client_address: Any, why: str) -> None:
         self._server._counts["refused"] += 1

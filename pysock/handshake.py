@@ -27,6 +27,7 @@ __all__ = ["Handshakes"]
 
 _MOST = 64  # under way at a time
 _MOST_OF_ONE = 16  # from one address
+_SILENCE = 0.1  # seconds that one which has sent nothing has, when others wait
 _PATIENCE = 0.5  # seconds that the oldest has at least, when others wait for its place
 _LONG_PATIENCE = 2.0  # and when they wait for its connection
 _PEEK = 4096
@@ -48,8 +49,8 @@ class Handshakes:
     """All connections of a server that have not got as far as their first message.
 
     There are at most 64 of them, 16 from one address.  Where all places are taken the
-    oldest loses its own to the next client, once it has had half a second; where there are
-    `max_connections`, two seconds.
+    next client gets that of the oldest which has sent nothing yet, after a tenth of a second,
+    or of the oldest after half a second; where there are `max_connections`, two seconds.
 
     Args:
         proxy_protocol: the PROXY header that each connection begins with: "v1", "v2",
@@ -83,6 +84,7 @@ class Handshakes:
         self._binding = binding
         self._penalties = Penalties()
         self._under_way: dict[Served, _Handshake] = {}
+        self._silent: dict[Served, None] = {}  # those of them that have sent nothing
         self._of_one: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -112,12 +114,15 @@ class Handshakes:
         """Whether all places are taken."""
         return len(self._under_way) >= _MOST
 
-    def oldest(self) -> Served | None:
-        """Return the connection that has been at it for longest."""
+    def dispensable(self, now: float) -> Served | None:
+        """Return the connection that is to make room for another."""
+        silent = next(iter(self._silent), None)
+        if silent is not None and self._under_way[silent].began + _SILENCE <= now:
+            return silent
         return next(iter(self._under_way), None)
 
-    def oldest_has_had_its_time_at(self, short: bool) -> float:
-        """Return when it may lose its place to another; infinity if there is none.
+    def makes_room_at(self, short: bool) -> float:
+        """Return when one may lose its place to another; infinity if there is none.
 
         Args:
             short: of room for connections, and not only for handshakes.
@@ -125,11 +130,14 @@ class Handshakes:
         oldest = next(iter(self._under_way.values()), None)
         if oldest is None:
             return math.inf
-        return oldest.began + (_PATIENCE if self.full or not short else _LONG_PATIENCE)
+        at = oldest.began + (_PATIENCE if self.full or not short else _LONG_PATIENCE)
+        silent = next(iter(self._silent), None)
+        return at if silent is None else min(at, self._under_way[silent].began + _SILENCE)
 
     def begin(self, connection: Served, now: float) -> None:
         """Expect a handshake on *connection*."""
         state = self._under_way[connection] = _Handshake(now)
+        self._silent[connection] = None
         state.steps = self._steps(connection, state)
         if self._proxy_protocol is None:
             self._count(state, source_of(connection.client_address))
@@ -146,6 +154,7 @@ class Handshakes:
         """
         state = self._under_way[connection]
         state.now = now
+        self._silent.pop(connection, None)
         if now < state.resumes_at:
             return _LATER
         want = next(state.steps, None)
@@ -158,6 +167,7 @@ class Handshakes:
     def forget(self, connection: Served) -> None:
         """Give up the place of *connection*."""
         state = self._under_way.pop(connection, None)
+        self._silent.pop(connection, None)
         if state is not None and state.source is not None:
             self._of_one[state.source] -= 1
             if not self._of_one[state.source]:

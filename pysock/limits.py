@@ -96,11 +96,12 @@ def default_workers() -> int:
     return min(32, max(16, (os.cpu_count() or 1) + 4))
 
 
-def raise_descriptor_limit(connections: int | None) -> int | None:
+def raise_descriptor_limit(connections: int | None, each: int = 1) -> int | None:
     """Have this process allowed so many descriptors; return how many connections that is.
 
     Args:
         connections: how many are wanted; None: as many as there may be.
+        each: descriptors that one takes.
     """
     try:
         import resource
@@ -109,7 +110,7 @@ def raise_descriptor_limit(connections: int | None) -> int | None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return connections
-    wanted = hard if connections is None else connections + _RESERVED
+    wanted = hard if connections is None else connections * each + _RESERVED
     if wanted == resource.RLIM_INFINITY or wanted > soft:
         try:
             raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -119,7 +120,7 @@ def raise_descriptor_limit(connections: int | None) -> int | None:
             pass  # macOS has another limit, which only trying tells
     if connections is None or soft == resource.RLIM_INFINITY:
         return connections
-    return max(1, min(connections, soft - _RESERVED))
+    return max(1, min(connections, (soft - _RESERVED) // each))
 
 
 class Seldom:

@@ -217,7 +217,8 @@ class Server:
                 )
 
     def _room(self, wanted: int | None) -> int | None:
-        room = raise_descriptor_limit(wanted)
+        # What waits in a session has a descriptor to be woken by.
+        room = raise_descriptor_limit(wanted, each=2 if self._sessions else 1)
         if room != wanted:
             logger.warning(
                 "max_connections is %s, and %s where this process may have no more "

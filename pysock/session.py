@@ -119,10 +119,10 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
         finally:
             session.finish()
     except (ConnectionClosed, FramingError, AuthenticationError) as exc:
-        logger.log(_level(exc), "%s: %s", format_peer(client_address), exc)
+        _log_end(server, client_address, exc)
     except Exception as exc:
         if isinstance(exc, OSError) and connection._is_lost():
-            logger.log(_level(exc), "%s: %s", format_peer(client_address), exc)
+            _log_end(server, client_address, exc)
             return True
         server._tell_error(connection)
         return False
@@ -137,10 +137,14 @@ def explain_failure(server: Any, connection: Served, exc: BaseException) -> None
         with server._counting:
             server._counts["handler_errors"] += 1
         server._tell_error(connection)
-        return
+    else:
+        _log_end(server, connection.client_address, exc)
+
+
+def _log_end(server: Any, client_address: Any, exc: BaseException) -> None:
     level = _level(exc)
     if logger.isEnabledFor(level):  # mostly it is the usual end, and nobody listens
-        peer = format_peer(connection.client_address)
+        peer = format_peer(client_address)
         server._seldom.log(level, "%s: %s", peer, exc, kind=type(exc).__name__)
 
 

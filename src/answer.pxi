@@ -11,6 +11,7 @@ cdef enum:
 
 
 cdef double REPLY_DELAY = 0.001  # behind a slow handler replies wait no longer than this
+cdef double WINDOW = 10.0  # seconds at least for which a rate is looked at
 cdef double LONG_TURN = 0.005  # seconds; then other connections have theirs
 
 
@@ -40,6 +41,7 @@ cdef class _Responder(_Files):
     """Answers messages with a handler's replies."""
 
     cdef object replying      # an iterator of replies that waits for the peer
+    cdef bint paused          # it waits for its next turn
     cdef bint last_frame      # nothing is received behind the frame under way
     cdef bint drained         # what had come before the server was told to stop
     cdef bint taken           # another thread was sending
@@ -154,7 +156,12 @@ cdef class _Responder(_Files):
         return self.go_on()
 
     cdef bint go_on(self) except -1:
-        """Send what was kept, and an iterator's replies, as far as the peer takes them."""
+        """Send what was kept, and an iterator's replies, as far as the peer takes them.
+
+        One that has many is left for others to have their turns.
+        """
+        cdef double began = sock_now()
+        cdef Py_ssize_t count = 0
         if self.kept is not None:
             reply, self.kept = self.kept, None
             if not self.gather_reply(reply):
@@ -162,6 +169,7 @@ cdef class _Responder(_Files):
         if self.replying is None:
             return True
         for reply in self.replying:
+            count += 1
             if reply is not None:
                 if not PyObject_CheckBuffer(reply):
                     raise TypeError(
@@ -170,10 +178,16 @@ cdef class _Responder(_Files):
                     )
                 if not self.gather_reply(reply) or not self.let_go():
                     return False
+            if count % CLOCK_STEP == 0 and sock_now() - began > LONG_TURN:
+                self.paused = True
+                return False
         self.replying = None
         return True
 
     cdef int blocked(self) noexcept:
+        if self.paused:
+            self.paused = False
+            return TURN_BUSY
         return TURN_TAKEN if self.taken else TURN_BLOCKED
 
     cdef int answer(self, handler, passed, Py_ssize_t most, Lead *lead) except -1:
@@ -307,6 +321,10 @@ cdef class _Responder(_Files):
                 return OVERDUE_SLOW
             if now - self.frame_at > grace + (self.bytes_in - self.in_then) / rate:
                 return OVERDUE_SLOW
+            if now - self.frame_at > max(grace, WINDOW):
+                # Nor for a drip.
+                self.frame_at = now
+                self.in_then = self.bytes_in
         return 0
 
     cdef void excuse(self, double seconds) noexcept:
