@@ -163,7 +163,10 @@ class Client(Connection):
         from .auth import Prover
         from .greeting import binding_of, conduct, prove, secure, wire_of
 
-        if self._authkey is not None and self._context is None:
+        plain = not hasattr(sock, "getpeercert")
+        if not plain and self._context is not None:
+            raise ValueError("sock= has TLS already, which tls= would do once more")
+        if self._authkey is not None and self._context is None and plain:
             peer = sock.getpeername()
             if not is_local(peer) and not self._insecure:
                 raise ValueError(
@@ -173,7 +176,7 @@ class Client(Connection):
                 )
         sock.setblocking(False)
         send_at_once(sock)
-        crypt = None
+        crypt = None if plain else _Tls(sock)
         try:
             if self._context is not None:
                 host = self.address.host if self.address is not None else ""

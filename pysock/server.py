@@ -65,9 +65,9 @@ class Server:
     """Serves messages on one address, or several.
 
     Args:
-        address: "tcp://host:port", "unix:///path", ("host", port) or a path; port 0 lets
-            the system choose, see `server_address`.  Or a listening socket, "fd://3" for
-            one that was inherited, or a list of all these.
+        address: "tcp://host:port", "tls://host:port", "unix:///path", ("host", port) or a
+            path; port 0 lets the system choose, see `server_address`.  Or a listening
+            socket, "fd://3" for one that was inherited, or a list of all these.
         handler: called with each message; what it returns is sent: bytes (or another
             buffer) as one reply, an iterable of these as several, None as none.  With a
             second parameter that has no default it also gets the `Connection`.  Or a

@@ -240,7 +240,10 @@ def test_line_for_the_file_of_users(keygen, folder):
     out = keygen("--user", "zoë", "--name", "127.0.0.1")
     users = folder / "users"
     users.touch(0o600)
-    users.write_text(row(out, "users' file") + "\n", "utf-8")
+    subprocess.run(["sh", "-c", row(out, "its user")], cwd=folder, check=True)
+    secret = (folder / "authkey").read_text().strip()
+    assert users.read_text("utf-8") == f"zoë {secret}\n"
+    assert secret not in out
     assert "user='zoë'" in out
     check_lines(out)
 

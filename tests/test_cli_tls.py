@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -258,8 +259,8 @@ def test_keygen_serve_send(tmp_path, certs):
         pytest.skip("cryptography is not installed")
     assert (made.status, made.err) == (0, "")
     (pin,) = re.findall(r"pin +([0-9a-f]{64})$", made.out, re.MULTILINE)
-    (line,) = re.findall(r"users' file +(alice [0-9a-f]{64})$", made.out, re.MULTILINE)
-    write(tmp_path / "users", line)
+    (command,) = re.findall(r"its user +(echo alice .*)$", made.out, re.MULTILINE)
+    subprocess.run(["sh", "-c", f"umask 077; {command}"], cwd=tmp_path, check=True)
     files = ["--certificate", "certificate.pem", "--key", "private-key.pem"]
     with told(tmp_path, *files, "--users", "users") as served:
         options = ["--authkey", tmp_path / "authkey", "--user", "alice"]

@@ -102,6 +102,21 @@ def test_connected_socket(server, certs):
         assert client.request(b"x") == b"X"
 
 
+def test_sslsocket_proves_a_key_inside_its_tls(certs):
+    context = certs.server_context()
+    with Server(HERE, bytes.upper, tls=context, authkey=KEY).start() as server:
+        plain = socket.create_connection(server.server_address)
+        sock = certs.client_context().wrap_socket(plain, server_hostname="localhost")
+        with Client(sock=sock, authkey=KEY, timeout=LONG) as client:
+            assert client.request(b"x") == b"X"
+        plain = socket.create_connection(server.server_address)
+        with (
+            certs.client_context().wrap_socket(plain, server_hostname="localhost") as sock,
+            pytest.raises(ValueError, match="has TLS already"),
+        ):
+            Client(sock=sock, tls=certs.client_context(), server_hostname="localhost")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [

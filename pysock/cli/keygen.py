@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import secrets
+import shlex
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -75,7 +76,7 @@ def configure(parser: Parser) -> None:
         "--user",
         metavar="NAME",
         type=_user,
-        help="also print the line with the authkey for a server's file of users",
+        help="also print how the authkey gets into a server's file of users",
     )
     add("--force", action="store_true", help="replace the files if they exist")
 
@@ -109,7 +110,9 @@ def run(options: argparse.Namespace) -> int:
     screen.row("until", f"{until:%Y-%m-%d}")
     screen.row("pin", pin)
     if options.user is not None:
-        screen.row("users' file", f"{options.user} {authkey}")
+        key = shlex.quote(str(options.folder / AUTHKEY))
+        line = f"{shlex.quote(options.user)} $(cat {key})"
+        screen.row("its user", f"echo {line} >> users")
     _tell(screen, options, names[0], pin)
     return 0
 
