@@ -471,9 +471,7 @@ class Loop:
         self._fading.discard(connection)
         if connection in self._handshakes:
             self._handshakes.forget(connection)
-            self._admission.place_is_free()
-        if not self._admission.open:
-            self._crew.call_at(0.0)  # there is room for another one
+        self._admission.place_is_free()
 
     def _drain(self, now: float, stop_at: float) -> bool:
         """Close what need not go on; return whether there is anything left to wait for."""

@@ -19,6 +19,11 @@ cdef bint is_tls(sock):
     return ssl is not None and isinstance(sock, ssl.SSLSocket)
 
 
+cdef bint is_the_systems(exc):
+    """Whether an error has a number: a signal's handler may raise a TimeoutError, say."""
+    return isinstance(exc, OSError) and exc.errno is not None
+
+
 cdef class _Tls(_Records):
     """One connection's TLS.
 
@@ -136,8 +141,6 @@ cdef class _Tls(_Records):
         while True:
             try:
                 return self.object.pending()
-            except Exception:
-                return 0  # an SSLSocket that was unwrapped
             except BaseException as exc:
                 self.interruption = exc
 
@@ -160,9 +163,9 @@ cdef class _Tls(_Records):
             return 0
         except self.ssl.SSLError as exc:
             return self.fail(exc)
-        except OSError as exc:
-            return -exc.errno if exc.errno else -errno.ECONNRESET
         except BaseException as exc:
+            if is_the_systems(exc):
+                return -exc.errno or -errno.ECONNRESET
             self.interruption = exc
             left = self.left_in_record()
             if self.plain > 0:
@@ -261,9 +264,9 @@ cdef class _Tls(_Records):
         except self.ssl.SSLError as exc:
             ended = self.ragged or exc.reason == "PROTOCOL_IS_SHUTDOWN"
             return -errno.EPIPE if ended else self.fail(exc)
-        except OSError as exc:
-            return -exc.errno if exc.errno else -errno.EPIPE
-        except BaseException:
+        except BaseException as exc:
+            if is_the_systems(exc):
+                return -exc.errno or -errno.EPIPE
             if self.outgoing is None:
                 self.failure = OSError(
                     errno.EIO,
@@ -281,8 +284,11 @@ cdef class _Tls(_Records):
         self.take()
         try:
             if self.failure is None:
-                with contextlib.suppress(OSError, ValueError):
+                try:
                     self.object.unwrap()
+                except (OSError, ValueError) as exc:
+                    if isinstance(exc, OSError) and not is_the_systems(exc):
+                        raise
             return not sock_again(self.flush())
         finally:
             self.give()

@@ -118,7 +118,8 @@ def test_fields_of_the_hmac_do_not_run_together():
     nonce = b"n" * 32
     verifier = Verifier({"bob": KEY, "bobn": KEY})
     server_nonce = answer(verifier, hello(b"bobn", nonce))[-32:]
-    failure(verifier, message(PROOF, mac(KEY, b"client", b"bob", b"n" + nonce, server_nonce)))
+    proof = message(PROOF, mac(KEY, b"client", b"bob", b"n" + nonce, server_nonce))
+    assert "bobn" in str(failure(verifier, proof))
 
 
 def test_bytes_may_come_in_any_buffer():
@@ -156,7 +157,7 @@ def test_replayed_proof_is_refused_by_a_new_verifier_t17():
     first, _, third, _ = prove(Prover(KEY, "bob"), Verifier({"bob": KEY}))
     verifier = Verifier({"bob": KEY})
     answer(verifier, first)
-    failure(verifier, third)
+    assert "is wrong" in str(failure(verifier, third))
 
 
 def test_replayed_server_is_refused_by_a_new_prover_t17():
@@ -164,7 +165,7 @@ def test_replayed_server_is_refused_by_a_new_prover_t17():
     prover = Prover(KEY, "bob")
     prover.begin()
     answer(prover, second)
-    failure(prover, fourth)
+    assert "does not know the key" in str(failure(prover, fourth))
 
 
 def test_reflected_messages_are_refused_t18():

@@ -26,6 +26,7 @@ from pysock import (
     FrameTooLarge,
     IncompleteFrame,
     LengthField,
+    tls,
 )
 
 pytestmark = linux
@@ -222,6 +223,7 @@ def test_pin_alone_is_enough_t07(kind, files, certs, serve, call):
     found = certs.self_signed() if files == "self_signed" else getattr(certs, files)
     with serve(kind, files=found) as program, call(program, ca=None, pin=found.pin) as client:
         client.send(b"hello")
+        assert tls.pin_of(client.tls.getpeercert(True)) == found.pin
 
 
 @versions
