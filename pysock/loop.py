@@ -23,16 +23,12 @@ Only the leading thread runs these, so they need no locks.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
 import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from selectors import EVENT_READ
 from typing import TYPE_CHECKING
 
 from .address import format_peer
@@ -41,28 +37,21 @@ from .errors import ConnectionClosed, Error
 from .framing import _FADING, _GREETING, _HELD, _READ, _SERVED, _Crew, _Memory
 from .session import Served, counted, explain_failure, hold
 from .sweep import Sweep
+from .workers import CUT, NEVER, Workers
 
 if TYPE_CHECKING:
-    from typing import Any, Self
-
-try:
-    from selectors import PollSelector
-except ImportError:  # Windows, whose select() takes any descriptor
-    from selectors import SelectSelector as PollSelector  # type: ignore[assignment]
+    from typing import Any
 
 __all__ = ["Loop"]
 
 logger = logging.getLogger("pysock.server")
 
-_NEVER = float("inf")
-_LONGEST_WAIT = 86400.0  # what poll() takes has an end
 _FADING_TICK = 0.05  # how often a connection that is being closed is looked at
 _FIRST_REQUEST = 1.0  # what a client that has sent nothing yet gets when the server stops
 _LAST_WORD = 1.0  # what a client gets to read why its handshake has failed
-_CUT = 1.0  # what a thread gets to notice that its connection was cut
 
 
-class Loop:
+class Loop(Workers):
     """What a server has while it runs.
 
     Args:
@@ -72,153 +61,49 @@ class Loop:
     """
 
     def __init__(self, server: Any, deadlines: list[float], once: bool = False) -> None:
-        self.server = server
-        self._deadlines = deadlines
+        # A loop that only starts sessions is never held up.
+        alone = server._sessions or once
+        super().__init__(server, deadlines, 0 if alone else server.workers, logger)
         self.once = once
         self.served: set[Served] = set()
         self._limits = server.limits
-        self._log = server._seldom.log
         self._handshakes = server._handshakes
         self._fading: set[Served] = set()
         self._gone: deque[Served] = deque()  # closed by a session or a handler
         self._leaving: set[Served] = set()  # other threads are in calls of theirs
-        self._threads: set[threading.Thread] = set()  # workers and sessions
-        # A loop that only starts sessions is never held up.
-        self._workers = 0 if server._sessions or once else server.workers
         self._drain_began: float | None = None
-        self._act_at = self._spawn_at = _NEVER
         self._counted = False
-        self._over = self._taken = self._fed = False
-        self._crash: BaseException | None = None
+        self._taken = self._fed = False
         memory = self._limits.max_memory
         self._memory = None if memory is None else _Memory(memory, self._memory_freed)
-        self._crew: Any = _Crew(server.handler, server._pass_connection, self._workers, self)
+        self._crew = _Crew(server.handler, server._pass_connection, self._workers, self)
         self._sweep = Sweep(self, self._crew)
         self._admission = Admission(self, self._crew)
 
     # ---------------------------------------------------------------- running
 
-    def __enter__(self) -> Self:
-        try:
-            self._wakee, self._waker = socket.socketpair()
-        except OSError:
-            self._crew.close()
-            raise
-        self._wakee.setblocking(False)
-        self._waker.setblocking(False)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._close_all()
-        finally:
-            self._wakee.close()
-            self._waker.close()
-
     def run(self) -> None:
         """Serve until the server is told to stop, and has drained."""
         server = self.server
-        if server._acts:
-            self._act_at = 0.0
         server._open_health()
         if server._health is not None:
             server._health.start()
-        with self._woken_by_signals():
-            if self._workers == 0:
-                self._crew.watch_for(self._wakee.fileno(), self._woken)
-                self._crew.run()
-                return
-            self._spawn()  # the leader, which starts the next
-            if self._threads:
-                self._wait_for_the_end()
-            elif self._crash is None:
-                raise RuntimeError("cannot start a thread to serve in; workers=0 needs none")
-            if self._crash is not None:
-                raise self._crash
+        super().run()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the server has been told to stop, or has stopped."""
-        return self._over or bool(self._deadlines)
+    def _serve_here(self) -> None:
+        self._crew.watch_for(self._wakee.fileno(), self._woken)
+        self._crew.run()
 
-    @property
-    def threads(self) -> int:
-        """How many threads take turns."""
-        return int(self._crew.threads)
+    def _watch_interval(self) -> float | None:
+        return self._sweep.interval if self.served else None
+
+    def _watch(self) -> None:
+        self._sweep.for_leader()
 
     @property
     def takeovers(self) -> int:
         """How often one thread has taken the lead from another."""
         return 0 if self._counted else int(self._crew.takeovers)
-
-    def is_mine(self) -> bool:
-        """Whether the calling thread is one that serves, which cannot wait for the end."""
-        return threading.current_thread() in self._threads
-
-    def wake(self) -> None:
-        """Have everybody look whether the server is stopping."""
-        self._crew.call_server()
-        self._poke()
-
-    def _poke(self) -> None:
-        # It may have been woken often enough, or be over.
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
-
-    def _woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wakee.recv(4096):
-                pass
-
-    @contextlib.contextmanager
-    def _woken_by_signals(self) -> Iterator[None]:
-        """In the main thread, let a signal end a wait that it came just before."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-
-    def _spawn(self) -> None:
-        """Start another thread that takes turns, if there may be one more."""
-        if len(self._threads) >= self._workers or self._over:
-            return
-        name = f"{self.server!r} worker {len(self._threads) + 1}"
-        thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError as exc:
-            self._threads.discard(thread)
-            self._log(logging.WARNING, "cannot start another thread to serve in: %s", exc)
-            self._spawn_at = time.monotonic() + 1.0
-            self._crew.call_at(self._spawn_at)
-
-    def _work(self) -> None:
-        try:
-            self._crew.run()
-        except BaseException as exc:
-            self._crash = exc
-        self._poke()
-
-    def _wait_for_the_end(self) -> None:
-        """Wait for the end of the drain, and for signals, while others serve."""
-        while not self._over and self._crash is None:
-            stop_at = min(self._deadlines, default=None)
-            left = None if stop_at is None else stop_at - time.monotonic()
-            if left is not None and left <= 0:
-                # Perhaps all threads are in handlers, and none is there to notice.
-                return
-            if self.served and self._sweep.interval is not None:
-                left = min(self._sweep.interval, _NEVER if left is None else left)
-            with PollSelector() as selector:  # select() takes no descriptor above 1023
-                selector.register(self._wakee, EVENT_READ)
-                selector.select(None if left is None else min(left, _LONGEST_WAIT))
-            self._woken()
-            self._sweep.for_leader()
 
     def _close_all(self) -> None:
         """Cut what is left, and have all threads return."""
@@ -227,16 +112,8 @@ class Loop:
         self._crew.end()
         for connection in list(self.served):
             self._cut(connection)
-        end = time.monotonic() + _CUT
-        for thread in list(self._threads):
-            while thread in self._threads:
-                try:
-                    thread.join(max(0.0, end - time.monotonic()))
-                    break
-                except RuntimeError:
-                    time.sleep(0.001)  # it is just being started
-            if thread.is_alive():
-                logger.warning("%s: its handler does not end, left behind", thread.name)
+        end = time.monotonic() + CUT
+        self._join(end)
         while [connection for connection in self.served if not connection._end()]:
             if time.monotonic() >= end:
                 break  # whoever is in a call leaves it behind
@@ -276,23 +153,17 @@ class Loop:
         if self._fed:
             self._fed = False
             crew.feed()
-        if now >= self._spawn_at:
-            self._spawn_at = _NEVER
-            if not crew.followers:
-                self._spawn()
-        if now >= self._act_at:
-            self._act_at = now + 1.0
-            self.server.service_actions()
+        self._act(now)
         stop_at = min(self._deadlines, default=None)
         if stop_at is not None and not self._drain(now, stop_at):
             self._over = True
             crew.end()
             self._poke()
-            return _NEVER
+            return NEVER
         self._admission.watch(now)
         if self.once and self._taken and not self.served:
             crew.end()
-            return _NEVER
+            return NEVER
         moments = [self._sweep.at, self._act_at, self._spawn_at, self._admission.next_at()]
         if self._fading or self._leaving or stop_at is not None:
             moments.append(now + _FADING_TICK)
@@ -341,7 +212,7 @@ class Loop:
         if self._handshakes.needed:
             connection._stage = _GREETING
             self._handshakes.begin(connection, now)
-            self._crew.call_at(self._handshakes.next_at() or _NEVER)
+            self._crew.call_at(self._handshakes.next_at() or NEVER)
             self._park(connection, _READ)
         else:
             self._begin(connection)
@@ -397,7 +268,7 @@ class Loop:
             return
         if want is not None:
             self._park(connection, max(want, 0))
-            self._crew.call_at(self._handshakes.next_at() or _NEVER)
+            self._crew.call_at(self._handshakes.next_at() or NEVER)
             if want == 0:
                 self._crew.requeue(connection)
             return

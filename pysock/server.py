@@ -9,7 +9,6 @@ import logging
 import socket
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -20,48 +19,20 @@ from .handshake import Handshakes
 from .limits import LIMITS, Limits, Seldom, default_workers, raise_descriptor_limit
 from .listener import open_listeners
 from .loop import Loop
+from .running import Runner
 from .session import Served, Session, counted, wants_connection
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Self
+    from typing import Any
 
 __all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
 
 
-class _Run:
-    """From `start` or `serve_forever` to the end.
-
-    A signal's handler may call `stop` at any point of this in the same thread, so nothing
-    here takes a lock that it could find taken.
-    """
-
-    def __init__(
-        self, thread: threading.Thread | None = None, serving: int | None = None
-    ) -> None:
-        self.thread = thread  # that was started for it
-        self.serving = serving  # the thread that serves, which cannot wait
-        self.loop: Loop | None = None
-        self.deadlines: list[float] = []  # one for each call of `stop`
-        self.ended = False
-        self._gate = threading.Lock()
-        self._gate.acquire()
-
-    def finish(self) -> None:
-        """Let those go on that wait for the end."""
-        self.ended = True
-        self._gate.release()
-
-    def wait(self) -> None:
-        """Wait for the end."""
-        self._gate.acquire()
-        self._gate.release()
-
-
-class Server:
+class Server(Runner):
     """Serves messages on one address, or several.
 
     Args:
@@ -193,8 +164,7 @@ class Server:
         self.addresses = [listener.address for listener in self._listeners]
         self.address = self.addresses[0]
         self.server_address: Any = self._listeners[0].sockname
-        self._run: _Run | None = None  # the present one, or the last
-        self._running = threading.Lock()
+        Runner.__init__(self)
         self._counts: Counter[str] = Counter()
         self._counting = threading.RLock()  # a signal's handler may ask for `stats`
         self._seldom = Seldom(logger)
@@ -273,14 +243,6 @@ class Server:
         except Exception:
             self._seldom.log(logging.ERROR, "handle_error() failed", exc_info=True)
 
-    def serve_forever(self) -> None:
-        """Serve until `stop` or `shutdown` is called.
-
-        Raises:
-            RuntimeError: the server is running already, or closed.
-        """
-        self._serve_here()
-
     def handle_request(self) -> None:
         """Accept one connection and serve it to its end, in this thread.
 
@@ -288,75 +250,6 @@ class Server:
             RuntimeError: the server is running already, or closed.
         """
         self._serve_here(once=True)
-
-    def _serve_here(self, once: bool = False) -> None:
-        run = self._run
-        if run is None or run.ended or run.thread is not threading.current_thread():
-            run = self._claim(_Run(serving=threading.get_ident()))
-        try:
-            run.serving = threading.get_ident()
-            with Loop(self, run.deadlines, once) as loop:
-                run.loop = loop
-                loop.run()
-        finally:
-            self._finish(run)
-
-    def _claim(self, run: _Run) -> _Run:
-        self._check_open()
-        if not self._running.acquire(blocking=False):
-            raise RuntimeError("the server is running already")
-        self._run = run
-        return run
-
-    def _finish(self, run: _Run) -> None:
-        run.loop = None
-        self._running.release()
-        run.finish()
-
-    @property
-    def _loop(self) -> Loop | None:
-        run = self._run
-        return None if run is None else run.loop
-
-    def _adopt(self, sock: socket.socket, client_address: Any) -> Served:
-        sock.setblocking(False)  # nobody shares it: sendfile() can be used
-        crypt = None if self._tls is None else _Tls(sock, self._tls, True)
-        connection = Served(sock, **self._options, _tls=crypt)
-        connection.client_address = client_address
-        return connection
-
-    def start(self) -> Self:
-        """Serve in a background thread, which ends with the program; return the server.
-
-        Raises:
-            RuntimeError: the server is running already, or closed.
-        """
-        self._check_open()
-        thread = threading.Thread(target=self._serve, name=f"{self!r}", daemon=True)
-        run = self._claim(_Run(thread))
-        try:
-            thread.start()
-        except RuntimeError:
-            run.thread = None
-            self._finish(run)
-            raise
-        return self
-
-    def _check_open(self) -> None:
-        if not self._listeners:
-            raise RuntimeError("the server is closed")
-
-    def _serve(self) -> None:
-        try:
-            self.serve_forever()
-        except BaseException:
-            # A handler's sys.exit(), say: clients must not wait for who serves no more.
-            logger.critical("%r has ended", self, exc_info=True)
-            self.server_close()
-        finally:
-            run = self._run
-            if run is not None and run.thread is threading.current_thread() and not run.ended:
-                self._finish(run)  # an overridden serve_forever() never came to ours
 
     def stop(self, drain: float = 30.0) -> None:
         """Stop serving: nothing new is accepted, what is under way is finished.
@@ -369,25 +262,17 @@ class Server:
         Args:
             drain: seconds after which connections that are not done are cut.
         """
-        if drain != drain:
-            raise ValueError("drain is not a number, expected seconds")
-        run = self._run
-        if run is None:
-            return
-        if not run.ended:
-            run.deadlines.append(time.monotonic() + drain)
-            loop = run.loop
-            if loop is not None:
-                loop.wake()
-            if threading.get_ident() == run.serving or (loop is not None and loop.is_mine()):
-                return
-            run.wait()
-        if run.thread is not None and run.thread is not threading.current_thread():
-            run.thread.join()
+        super().stop(drain)
 
-    def shutdown(self) -> None:
-        """As `stop()`."""
-        self.stop()
+    def _make_loop(self, deadlines: list[float], once: bool) -> Loop:
+        return Loop(self, deadlines, once)
+
+    def _adopt(self, sock: socket.socket, client_address: Any) -> Served:
+        sock.setblocking(False)  # nobody shares it: sendfile() can be used
+        crypt = None if self._tls is None else _Tls(sock, self._tls, True)
+        connection = Served(sock, **self._options, _tls=crypt)
+        connection.client_address = client_address
+        return connection
 
     def server_close(self) -> None:
         """Close the listeners, and remove the Unix paths that they made."""
@@ -395,21 +280,8 @@ class Server:
             self._listeners.pop().close()
         self._close_health()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.stop(drain=30.0 if kind is None else 0.0)
-        self.server_close()
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__.lstrip('_')} {', '.join(map(str, self.addresses))}>"
-
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` has been called and the server has not ended yet."""
-        run = self._run
-        return run is not None and bool(run.deadlines) and not run.ended
 
     @property
     def stats(self) -> dict[str, int]:

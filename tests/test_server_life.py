@@ -266,7 +266,7 @@ def test_stop_leaves_a_session_that_never_ends_behind(
 ) -> None:
     """D14."""
     release = threading.Event()
-    monkeypatch.setattr("pysock.loop._CUT", 0.05)
+    monkeypatch.setattr("pysock.loop.CUT", 0.05)
 
     class Stuck(pysock.Session):
         def handle(self) -> None:

@@ -168,7 +168,7 @@ def test_reply_of_a_handler_left_behind_goes_nowhere(
 ) -> None:
     """Its server has ended, serves again, and uses the same descriptors."""
     gate = Gate()
-    monkeypatch.setattr("pysock.loop._CUT", 0.05)
+    monkeypatch.setattr("pysock.loop.CUT", 0.05)
     with (
         pysock.Server(HERE, gate, workers=2) as server,
         plain_clients(server, 6) as (old, *socks),
@@ -280,7 +280,7 @@ def test_stop_that_comes_too_late_does_not_stop_the_next_run(
                     stops[0].join(5 * SHORT)
                 return time.monotonic()
 
-        monkeypatch.setattr("pysock.server.time", Clock())
+        monkeypatch.setattr("pysock.running.time", Clock())
         server.stop()
         monkeypatch.undo()
         assert not server.stopping

@@ -262,7 +262,7 @@ def test_signal_that_comes_in_the_middle_of_a_stop_may_stop_too(
             with clients(server, 1) as (peer,):
                 assert peer.request(b"x") == b"X"
             clock = Clock()
-            monkeypatch.setattr("pysock.server.time", clock)
+            monkeypatch.setattr("pysock.running.time", clock)
             server.stop()
             assert clock.raised
             assert calls

@@ -344,7 +344,7 @@ def test_handlers_that_do_not_end_are_left_behind(
     kind: str, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D14: also where all workers are in one, and nobody is there to notice the end."""
-    monkeypatch.setattr("pysock.loop._CUT", 0.05)
+    monkeypatch.setattr("pysock.loop.CUT", 0.05)
     with pysock.Server("127.0.0.1:0", gate.handler(kind), workers=2).start() as server:
         peers = [client(server) for _ in range(3)]
         for peer in peers:
@@ -369,7 +369,7 @@ def test_handler_in_the_middle_of_a_call_is_left_behind(
     kind: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that waits for something else than the socket, inside a call on it."""
-    monkeypatch.setattr("pysock.loop._CUT", 0.05)
+    monkeypatch.setattr("pysock.loop.CUT", 0.05)
 
     def messages() -> Iterator[bytes]:
         yield b"first"
@@ -459,7 +459,7 @@ def test_handler_can_see_that_the_server_is_stopping(kind: str) -> None:
 def test_handler_that_was_left_behind_sees_it_too(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pysock.loop._CUT", 0.05)
+    monkeypatch.setattr("pysock.loop.CUT", 0.05)
     seen: list[bool] = []
     done = threading.Event()
 

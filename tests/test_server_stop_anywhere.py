@@ -135,7 +135,7 @@ for peer in peers:
 ANYWHERE = """
 import faulthandler, os, pysock, sys, threading
 
-FILES = ("server.py", "loop.py", "admission.py", "listener.py", "limits.py", "session.py")
+FILES = ("server.py", "running.py", "loop.py", "workers.py", "admission.py", "listener.py")
 
 def serve_and_stop_at(number):
     count = 0
