@@ -39,6 +39,8 @@ from .framing import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import auth, tls
+    from .datagram import DatagramClient
+    from .dgramserver import DatagramServer
     from .prefork import serve
     from .server import Server
     from .session import Session
@@ -49,6 +51,8 @@ __all__ = [
     "Connection",
     "ConnectionClosed",
     "ContentLength",
+    "DatagramClient",
+    "DatagramServer",
     "Decimal",
     "Decoder",
     "Delimiter",
@@ -84,6 +88,8 @@ __all__ = [
 # What not every client needs, and takes as long to import as all the rest: logging, ssl.
 # A name that is its module's is the module.
 _LAZY = {
+    "DatagramClient": "datagram",
+    "DatagramServer": "dgramserver",
     "Server": "server",
     "Session": "session",
     "auth": "auth",

@@ -16,6 +16,7 @@ from typing_extensions import disjoint_base
 __all__ = [
     "ContentLength",
     "Decimal",
+    "DatagramSocket",
     "Decoder",
     "Delimiter",
     "Fixed",
@@ -25,6 +26,7 @@ __all__ = [
     "MultiprocessingConnection",
     "Netstring",
     "Raw",
+    "Sender",
     "Stats",
     "Varint",
     "recv_exactly",
@@ -604,6 +606,200 @@ class _Crew:
     ) -> list[tuple[Any, int]]: ...
     def is_idle(self, stream: FrameStream) -> bool: ...
     def is_serving(self, stream: FrameStream) -> bool: ...
+
+@disjoint_base
+class DatagramSocket:
+    """Whole datagrams over one socket, for blocking code.
+
+    One thread may send while another receives; two senders, or two receivers,
+    take turns.  Datagrams are received many at a time, and handed out one by one.
+
+    Args:
+        sock: a datagram socket, which this object owns from now on.
+        max_datagram: bytes of the longest datagram that is taken.
+        timeout: seconds for each call; None for no limit; 0: never wait.
+    """
+
+    def __init__(
+        self, sock: socket, max_datagram: int = 65535, *, timeout: float | None = None
+    ) -> None: ...
+    def recv(self) -> bytes:
+        """Return the next datagram's bytes; there may be none in it.
+
+        Raises:
+            ConnectionClosed: the socket was closed here.
+            FrameTooLarge: the datagram was longer than `max_datagram`, and is lost.
+            TimeoutError: the deadline passed.
+            OSError: an earlier datagram could not be delivered, say; the socket goes on.
+        """
+    def recvfrom(self) -> tuple[bytes, Any]:
+        """Return (the next datagram's bytes, the address it came from).
+
+        The address is as the socket module gives it: (host, port), with flow and scope for
+        IPv6; the path of a Unix socket, or None where it has none.
+
+        Raises: as `recv`.
+        """
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> bytes: ...
+    def recv_many(self, limit: int | None = None) -> list[bytes]:
+        """Wait for one datagram; return it and others that have arrived.
+
+        Args:
+            limit: the most to return; None: 1,024.
+
+        Raises: as `recv`; what came before a datagram that is refused is returned first.
+        """
+    def recv_into(self, buffer: WriteableBuffer) -> int:
+        """Receive the next datagram into *buffer*; return its size.
+
+        Raises: as `recv`; BufferError: *buffer* is too small, and the datagram
+            is still there for the next call.
+        """
+    def send(self, message: ReadableBuffer, *more: ReadableBuffer) -> None:
+        """Send one datagram to the address that the socket is connected to.
+
+        Raises:
+            FrameTooLarge: no datagram carries that much; nothing was sent.
+            TimeoutError: the receiver's queue, or this one's, stayed full.
+            OSError: it cannot be sent, or an earlier one could not be delivered.
+        """
+    def sendto(self, message: ReadableBuffer, address: Any) -> None:
+        """Send one datagram to *address*, as `recvfrom` gives it, or any other form.
+
+        Raises: as `send`; ValueError: *address* is malformed.
+        """
+    def send_many(self, messages: Iterable[ReadableBuffer]) -> int:
+        """Send many datagrams in few system calls; return how many.
+
+        Raises: as `send`; the error's `accepted` counts the datagrams sent.
+        """
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for each call, None for no limit; 0: never wait."""
+    @timeout.setter
+    def timeout(self, value: float | None) -> None: ...
+    def settimeout(self, timeout: float | None) -> None:
+        """Set `timeout`."""
+    def gettimeout(self) -> float | None:
+        """Return `timeout`."""
+    def setblocking(self, flag: bool) -> None:
+        """As `settimeout(None)` or `settimeout(0)`."""
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def ignored(self) -> int: ...
+    @property
+    def max_datagram(self) -> int:
+        """The longest datagram that is taken, in bytes."""
+    @property
+    def pending(self) -> int:
+        """Datagrams that have been received and not handed over; no selector sees them."""
+    @property
+    def dropped(self) -> int | None:
+        """Datagrams that the system has dropped because they were not received in time.
+
+        None where the system does not tell.
+        """
+    @property
+    def stats(self) -> Stats:
+        """What the socket has done so far: messages, bytes, system calls, waits."""
+    @property
+    def socket(self) -> Any:
+        """The socket; it stays this object's."""
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once closed."""
+    def detach(self) -> Any:
+        """Give the socket up and return it; this object is closed.
+
+        Raises:
+            RuntimeError: there are datagrams that have been received and not handed over.
+        """
+    def close(self) -> None:
+        """Close the socket; may be called twice.
+
+        Calls that wait in other threads raise ConnectionClosed.
+        """
+    # For pysock's own modules.
+    def _request(
+        self,
+        message: ReadableBuffer,
+        seconds: float | None,
+        attempts: int,
+        match: Callable[[bytes, bytes], object] | None,
+    ) -> bytes: ...
+    def _set_replaceable(self) -> None: ...
+    def _replacement(self) -> Any: ...
+    def _resolve(self, address: Any) -> Any: ...
+    def _ready(self) -> bool | None: ...
+    def _wake_fileno(self) -> int: ...
+    def _close(self) -> None: ...
+
+@final
+class Sender:
+    """Who sent the datagram that a handler is called with.
+
+    `address` is where it came from, as the socket module gives it; None for a Unix socket
+    without a name, which cannot be answered.  `proxy` is what a PROXY header said.
+    """
+
+    @property
+    def address(self) -> Any: ...
+    @property
+    def proxy(self) -> Any: ...
+    def send(self, message: ReadableBuffer) -> None:
+        """Send a datagram to the sender, before any that the handler returns.
+
+        Raises:
+            FrameTooLarge: no datagram carries that much.
+            PermissionError: it is more than an address that has proved nothing may get.
+            TimeoutError: the receiver's queue stayed full for the server's `send_timeout`.
+            OSError: it cannot be sent.
+        """
+
+def _largest_datagram(sock: socket) -> int: ...
+def _dropped_datagrams(fd: int) -> int: ...
+
+# For pysock's own server of datagrams: see dispatch.pxi.
+@final
+class _Dispatcher:
+    draining: bool
+    hurried: bool
+    next_at: float
+    workers: int
+    threads: int
+    followers: int
+    takeovers: int
+    messages_in: int
+    messages_out: int
+    bytes_in: int
+    bytes_out: int
+    replies_lost: int
+    too_long: int
+    refused: int
+    def __init__(
+        self,
+        handler: Callable[..., object],
+        pass_sender: bool,
+        workers: int,
+        server: object,
+    ) -> None: ...
+    def open(
+        self,
+        sock: socket,
+        max_datagram: int,
+        ratio: float | None,
+        patience: float,
+        answers: bool,
+        unwrap: Callable[..., object] | None = None,
+        once: bool = False,
+    ) -> None: ...
+    def call_server(self) -> None: ...
+    def end(self) -> None: ...
+    def close(self) -> None: ...
+    def run(self) -> None: ...
+    def call_at(self, at: float) -> None: ...
+    def drain(self, most: int) -> None: ...
 
 def recv_exactly(sock: socket | _Foreign | int, n: int, timeout: float | None = ...) -> bytes:
     """Receive exactly *n* bytes, without reading ahead.

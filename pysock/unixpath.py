@@ -19,7 +19,7 @@ from collections.abc import Iterator
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["bind_and_listen", "identity", "unlink_if_same"]
+__all__ = ["bind_and_listen", "bind_private", "identity", "unlink_if_same"]
 
 _umask_lock = threading.Lock()
 
@@ -31,20 +31,16 @@ def bind_and_listen(sock: socket.socket, path: str, backlog: int) -> None:
         OSError: EADDRINUSE if a server is answering there, or if what stands there
             is no socket.
     """
-    if path.startswith("\0"):
-        sock.bind(path)
-        sock.listen(backlog)
-        return
     # Between bind and listen a path refuses connections, as one left behind does.
-    with _alone_in(os.path.dirname(path)):
-        try:
-            _bind_private(sock, path)
-        except OSError as exc:
-            if exc.errno != errno.EADDRINUSE:
-                raise
-            _remove_stale(path)
-            _bind_private(sock, path)
+    with _alone_at(path):
+        _bind_or_replace(sock, path)
         sock.listen(backlog)
+
+
+def bind_private(sock: socket.socket, path: str) -> None:
+    """Receive datagrams at *path*, with mode 0600; otherwise as `bind_and_listen`."""
+    with _alone_at(path):
+        _bind_or_replace(sock, path)
 
 
 def identity(path: str) -> tuple[int, int]:
@@ -59,7 +55,7 @@ def unlink_if_same(path: str, made: tuple[int, int]) -> bool:
     Call it before the listening socket is closed: until then the system cannot give
     the file's number to another.
     """
-    with _alone_in(os.path.dirname(path)):
+    with _alone_at(path):
         try:
             if identity(path) != made:
                 return False
@@ -69,8 +65,22 @@ def unlink_if_same(path: str, made: tuple[int, int]) -> bool:
         return True
 
 
-def _bind_private(sock: socket.socket, path: str) -> None:
+def _bind_or_replace(sock: socket.socket, path: str) -> None:
+    """Bind to *path*, also where a socket that nobody has open stands there."""
+    try:
+        _bind(sock, path)
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE or path.startswith("\0"):
+            raise
+        _remove_stale(path)
+        _bind(sock, path)
+
+
+def _bind(sock: socket.socket, path: str) -> None:
     """Bind to *path* so that it never has another mode than 0600."""
+    if path.startswith("\0"):
+        sock.bind(path)
+        return
     if sys.platform == "linux":
         os.fchmod(sock.fileno(), 0o600)  # the path takes its mode from the socket
         sock.bind(path)
@@ -102,17 +112,17 @@ def _remove_stale(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone_in(directory: str) -> Iterator[None]:
-    """Let one server at a time make or remove Unix sockets in *directory*.
+def _alone_at(path: str) -> Iterator[None]:
+    """Let one server at a time make or remove Unix sockets in a path's folder.
 
     A lock that cannot be had is done without: then two servers which start in the
     same instant might both replace one path left behind, as they might anywhere.
     """
-    if sys.platform == "win32":
+    if sys.platform == "win32" or path.startswith("\0"):
         yield
         return
     try:
-        fd = os.open(directory or ".", os.O_RDONLY)
+        fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     except OSError:
         yield  # a folder that is not there makes bind fail, and say why
         return

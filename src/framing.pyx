@@ -31,6 +31,11 @@ The parts of this one module, each built on those before it:
     lead.pxi        who of several threads leads
     crew.pxi        threads that serve connections by turns
     primitives.pxi  recv_exactly and its kin
+    dgramio.h       datagrams, as the operating system has them
+    datagrams.pxi   datagrams received and sent
+    asking.pxi      DatagramSocket: the calls that a user makes
+    mailing.pxi     a server's replies to datagrams
+    dispatch.pxi    threads that serve datagrams by turns
 """
 
 import contextlib
@@ -115,6 +120,7 @@ cdef extern from "sockio.h":
 __all__ = [
     "ContentLength",
     "Decimal",
+    "DatagramSocket",
     "Decoder",
     "Delimiter",
     "Fixed",
@@ -124,6 +130,7 @@ __all__ = [
     "MultiprocessingConnection",
     "Netstring",
     "Raw",
+    "Sender",
     "Stats",
     "Varint",
     "recv_exactly",
@@ -153,3 +160,7 @@ include "stream.pxi"
 include "lead.pxi"
 include "crew.pxi"
 include "primitives.pxi"
+include "datagrams.pxi"
+include "asking.pxi"
+include "mailing.pxi"
+include "dispatch.pxi"

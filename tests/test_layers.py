@@ -43,14 +43,20 @@ ALLOWED: dict[str, set[str]] = {
     "handshake": {"auth", "errors", "framing", "greeting", "penalties", "proxy", "session"},
     "admission": {"address", "credentials", "listener"},
     "sweep": {"session"},
-    "loop": CORE | {"address", "admission", "session", "sweep"},
+    "workers": set(),
+    "running": {"workers"},
+    "loop": CORE | {"address", "admission", "session", "sweep", "workers"},
     "server": CORE
     | {"address", "auth", "connection", "handshake", "health", "limits", "tls"}
-    | {"listener", "loop", "session"},
+    | {"listener", "loop", "running", "session"},
     "loading": set(),
     "worker": {"address", "loading", "server"},
     "prefork": {"address", "listener", "loading", "server", "systemd", "worker"},
-    "datagram": CORE | {"address"},
+    "dgramsocket": {"address", "unixpath"},
+    "datagram": CORE | {"address", "dgramsocket"},
+    "dgramloop": CORE | {"workers"},
+    "dgramserver": CORE
+    | {"address", "dgramloop", "dgramsocket", "limits", "proxy", "running", "session"},
     "interop": CORE | {"connection"},
     "testing": CORE | {"connection"},
 }

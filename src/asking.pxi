@@ -1,0 +1,281 @@
+# DatagramSocket: requests, what can be asked of it, and its end.
+
+
+cdef class DatagramSocket(_Datagrams):
+    """Whole datagrams over one socket, for blocking code.
+
+    One thread may send while another receives; two senders, or two receivers,
+    take turns.  Datagrams are received many at a time, and handed out one by one.
+    """
+
+    cdef bint owner           # of the socket
+    cdef bint closing         # close() was called inside a call of the same thread
+    cdef bint replaceable     # another socket would do as well
+    cdef bint owed            # replies may still come to requests that are over
+    cdef readonly long long ignored  # datagrams that were no reply to a request
+
+    def __init__(self, sock, Py_ssize_t max_datagram=65535, *, timeout=None):
+        if self.sock is not None:
+            raise RuntimeError("a socket is set up once")
+        if not is_plain(sock):
+            raise TypeError(f"expected a socket, not {type(sock).__name__}")
+        if max_datagram < 1:
+            raise ValueError(f"max_datagram is {max_datagram}, expected bytes, 1 or more")
+        self.inbox = make_inbox(max_datagram)
+        self.ask = 1
+        self.family = sock.family
+        self.attach(sock, seconds_or_none(timeout), 0)
+        self.owner = True
+
+    def __del__(self):
+        if self.owner and not self.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            self._close()
+
+    # ------------------------------------------------------------ requests
+
+    def _request(self, message, seconds, long attempts, match):
+        """Send *message* up to *attempts* times, and return what is its reply."""
+        cdef Deadline until = Deadline(seconds_or_none(seconds), NOT_BEGUN)
+        cdef Deadline attempt = until
+        cdef long made = 0
+        cdef double end = 0, interval = NO_LIMIT
+        refusal = None
+        self.enter(&self.sending, &until)
+        try:
+            self.enter(&self.receiving, &until)
+            try:
+                if self.owed:
+                    self.start_afresh()
+                if attempts > 1:
+                    interval = until.seconds / attempts
+                    end = sock_now() + until.seconds
+                while made < attempts:
+                    made += 1
+                    if attempts > 1:
+                        attempt = Deadline(interval, end - (attempts - made) * interval)
+                    try:
+                        self.owed = True
+                        self.send_one(message, NULL, &attempt)
+                        reply = self.reply_to(message, match, &attempt)
+                        self.owed = made > 1
+                        return reply
+                    except TimeoutError:
+                        if made == attempts:
+                            if refusal is not None:
+                                raise refusal from None
+                            raise
+                    except ConnectionRefusedError as exc:
+                        # Nobody is there yet, or for the moment.
+                        if made == attempts:
+                            raise
+                        refusal = exc.with_traceback(None)
+                        self.sit_out(&attempt)
+            finally:
+                self.leave_receiving()
+        finally:
+            self.leave_sending()
+
+    cdef reply_to(self, message, match, Deadline *until):
+        while True:
+            if self.at == self.filled:
+                self.fill(self.ask, until)
+            reply = self.take()
+            if match is None or match(message, reply):
+                return reply
+            self.ignored += 1
+
+    cdef int sit_out(self, Deadline *until) except -1:
+        """Sleep until the deadline."""
+        cdef double left
+        cdef int ready
+        self.hold_wake()
+        while True:
+            try:
+                left = self.remaining(until)
+            except TimeoutError:
+                return 0
+            if left <= 0:
+                return 0
+            self.check_end(SOCK_WRITE)
+            with nogil:
+                ready = sock_poll(SOCK_BAD, SOCK_BAD, 0, wake_fd(&self.wake), left)
+            if ready < 0 and not sock_intr(ready):
+                sock_raise(ready)
+            PyErr_CheckSignals()
+
+    cdef int start_afresh(self) except -1:
+        """Go on so that a reply to an earlier request cannot be taken for the next one's.
+
+        Another socket has another address, and what is sent to the old one is lost.
+        """
+        if self.replaceable:
+            sock = self._replacement()
+            old, self.sock = self.sock, sock
+            self.reader = self.writer = sock.fileno()
+            sock_prepare(self.reader)
+            self.nonblocking = False
+            self.ignored += self.filled - self.at
+            self.at = self.filled = 0
+            self.kept = None
+            old.close()
+        else:
+            # All that can be done is to drop what has come.
+            self.ignored += self.filled - self.at
+            while self.try_fill(DGRAM_BATCH, False) > 0:
+                self.ignored += self.filled
+            self.at = self.filled = 0
+        self.owed = False
+        return 0
+
+    def _replacement(self):
+        """Return a socket like the present one, with an address of its own."""
+        raise NotImplementedError
+
+    def _set_replaceable(self):
+        self.replaceable = True
+
+    # ------------------------------------------------------------ attributes
+
+    @property
+    def timeout(self):
+        """Seconds for each call, None for no limit; 0: never wait."""
+        return None if self.limit < 0 else self.limit
+
+    @timeout.setter
+    def timeout(self, value):
+        self.limit = seconds_or_none(value)
+
+    def settimeout(self, timeout):
+        """Set `timeout`."""
+        self.timeout = timeout
+
+    def gettimeout(self):
+        """Return `timeout`."""
+        return self.timeout
+
+    def setblocking(self, flag):
+        """As `settimeout(None)` or `settimeout(0)`."""
+        self.timeout = None if flag else 0.0
+
+    @property
+    def max_datagram(self):
+        """The longest datagram that is taken, in bytes."""
+        return self.inbox.room
+
+    @property
+    def pending(self):
+        """Datagrams that have been received and not handed over; no selector sees them."""
+        return self.filled - self.at
+
+    @property
+    def dropped(self):
+        """Datagrams that the system has dropped because they were not received in time.
+
+        None where the system does not tell.
+        """
+        cdef long long count = -1
+        if not self.closed:
+            count = dgram_dropped(self.reader)
+        return None if count < 0 else count
+
+    @property
+    def stats(self):
+        """What the socket has done so far: messages, bytes, system calls, waits."""
+        return Stats(
+            self.messages_in, self.bytes_in, self.calls_in, self.waits_in,
+            self.messages_out, self.bytes_out, self.calls_out, self.waits_out,
+        )
+
+    @property
+    def socket(self):
+        """The socket; it stays this object's."""
+        return self.sock
+
+    def fileno(self):
+        """Return the descriptor, -1 once closed."""
+        return -1 if self.closed else self.sock.fileno()
+
+    def _ready(self):
+        """Whether a receive would not wait; None where another thread is at it."""
+        if self.closed or self.at < self.filled or self.kept is not None:
+            return True
+        if self.receiving.owner != 0:
+            return None
+        return bool(sock_poll(self.reader, SOCK_BAD, SOCK_READ, SOCK_BAD, 0))
+
+    def _wake_fileno(self):
+        """A descriptor that becomes readable when the socket is closed."""
+        self.hold_wake()
+        return wake_fd(&self.wake)
+
+    # ------------------------------------------------------------ the end
+
+    def detach(self):
+        """Give the socket up and return it; this object is closed.
+
+        Raises:
+            RuntimeError: there are datagrams that have been received and not handed over.
+        """
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
+        self.enter(&self.receiving, &until)
+        try:
+            if self.at < self.filled:
+                raise RuntimeError(
+                    f"{self.filled - self.at} datagrams have been received already: take "
+                    "them with recv_many() first")
+            sock, self.sock = self.sock, _closed
+            self.closed = True
+            return sock
+        finally:
+            self.leave(&self.receiving)
+
+    def close(self):
+        """Close the socket; may be called twice.
+
+        Calls that wait in other threads raise ConnectionClosed.
+        """
+        self._close()
+
+    cdef int leave_receiving(self) except -1:
+        self.leave(&self.receiving)
+        if self.closing:
+            self.finish_close()
+        return 0
+
+    cdef int leave_sending(self) except -1:
+        self.leave(&self.sending)
+        if self.closing:
+            self.finish_close()
+        return 0
+
+    def _close(self):
+        if self.closed:
+            return
+        self.closed = True
+        if self.sock is None:
+            return
+        if self.born != forks:
+            self.sock.close()
+            return
+        if self.can_wake:
+            wake_poke(&self.wake)
+        me = PyThread_get_thread_ident()
+        if self.receiving.owner == me or self.sending.owner == me:
+            self.closing = True  # inside a call of this very thread, which finishes it
+            return
+        self.seize(&self.receiving)
+        self.seize(&self.sending)
+        self.leave(&self.sending)
+        self.leave(&self.receiving)
+        self.finish_close()
+
+    cdef int finish_close(self) except -1:
+        me = PyThread_get_thread_ident()
+        if self.receiving.owner == me or self.sending.owner == me:
+            return 0
+        self.closing = False
+        self.release_wake()
+        sock, self.sock = self.sock, _closed
+        sock.close()
+        return 0

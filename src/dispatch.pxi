@@ -1,0 +1,307 @@
+# The datagrams that come to a server, served by turns from one socket.
+#
+# The inbox and the outbox are the leader's.  It takes one datagram at a time out of the
+# inbox, so a new leader goes on with the rest while the old one is held up in a handler;
+# the old one sends its own replies by itself and stands by.
+
+
+cdef enum:
+    ERRORS_IN_A_ROW = 16      # of the socket, then it is left alone for a moment
+
+
+cdef double AFTER_ERRORS = 0.05
+
+
+@cython.final
+cdef class _Dispatcher(_Mailer):
+    """Serves the datagrams of one socket from as many threads as block in handlers.
+
+    Args:
+        handler: answers messages, see `DatagramServer`.
+        pass_sender: whether it gets the `Sender` too.
+        workers: the most threads at a time.
+        server: has `_attend(now)`, called by the leader after `call_server()` and at the
+            time that it last returned; `_failed(message, address)`, with the exception
+            being handled; `_lost(what, length, address, error)`; `_proven(address)`;
+            `_why_refused(length, address)`; `_largest()`; `_drained()`; `_spawn()`.
+    """
+
+    cdef object handler
+    cdef bint pass_sender
+    cdef object unwrap
+    cdef sock_wake wake
+    cdef bint opened
+    cdef PyThread_type_lock guard
+    cdef dgram_inbox *inbox
+    cdef int at, filled
+    cdef readonly double next_at
+    cdef long called
+    cdef public bint draining
+    cdef long to_drain        # datagrams that may have come before the end
+    cdef bint once
+    cdef int errors
+    cdef readonly long messages_in, too_long, refused
+    cdef readonly long long bytes_in
+
+    def __cinit__(self, handler, bint pass_sender, long workers, server):
+        self.handler = handler
+        self.pass_sender = pass_sender
+        self.guard = PyThread_allocate_lock()
+        if self.guard == NULL:
+            raise MemoryError
+        result = wake_open(&self.wake)
+        if result < 0:
+            sock_raise(result)
+        self.opened = True
+
+    def __dealloc__(self):
+        dgram_inbox_free(self.inbox)
+        self.shut()
+        if self.guard != NULL:
+            PyThread_free_lock(self.guard)
+
+    cdef void shut(self) noexcept:
+        PyThread_acquire_lock(self.guard, 1)
+        if self.opened:
+            self.opened = False
+            wake_close(&self.wake)
+        PyThread_release_lock(self.guard)
+
+    def open(self, sock, Py_ssize_t max_datagram, ratio, double patience, bint answers,
+             unwrap=None, bint once=False):
+        """Serve *sock*; see `DatagramServer` for the rest."""
+        self.inbox = make_inbox(max_datagram)
+        self.sock = sock
+        self.family = sock.family
+        self.fd = sock.fileno()
+        sock_prepare(self.fd)
+        self.ratio = -1 if ratio is None else ratio
+        self.patience = patience
+        self.unwrap = unwrap
+        self.once = once
+        self.inbox.answers = answers and dgram_ask_answers(self.fd, self.family) > 0
+
+    # ------------------------------------------------------------ from any thread
+
+    def call_server(self):
+        """Have the leader call the server's `_attend` soon."""
+        atomic_set(&self.called, 1)
+        self.wake_leader()
+
+    cdef void wake_leader(self) noexcept:
+        if self.born != forks:
+            return
+        PyThread_acquire_lock(self.guard, 1)
+        if self.opened:
+            wake_poke(&self.wake)
+        PyThread_release_lock(self.guard)
+
+    def end(self):
+        """Have every thread return from `run` that is not in a handler, those later."""
+        atomic_set(&self.over, 1)
+        self.wake_leader()
+        self.ring()
+
+    def close(self):
+        """Give the rest up; no thread may be in `run` any more."""
+        if self.threads:
+            raise RuntimeError("threads are still serving")
+        self.later.clear()
+        self.server = self.unwrap = None
+        self.shut()
+
+    def call_at(self, double at):
+        """Have `_attend` called then, or earlier; for the leader, who need not be woken."""
+        self.next_at = min(self.next_at, at)
+
+    def drain(self, long most):
+        """End when all that has come is served, and after *most* datagrams at the latest."""
+        self.draining = True
+        self.to_drain = most
+
+    # ------------------------------------------------------------ the leader
+
+    cdef int lead(self, Lead *lead) except -1:
+        """Serve until this thread leads no longer, or all is over."""
+        cdef double now, breathed = 0
+        cdef Py_ssize_t got
+        try:
+            self.flush()  # what was gathered before a handler held the last leader up
+            if self.followers == 0 and self.threads < self.workers:
+                self.server._spawn()
+            while not self.over:
+                now = sock_now()
+                if self.called or now >= self.next_at:
+                    atomic_set(&self.called, 0)
+                    self.next_at = self.server._attend(now)
+                    continue
+                if self.later and now >= self.later_at:
+                    self.try_later(now)
+                if now - breathed > BREATH:
+                    breathed = now
+                    with nogil:
+                        pass
+                    PyErr_CheckSignals()
+                if self.at < self.filled:
+                    if not self.serve(lead):
+                        return 0
+                    if self.once:
+                        self.end()
+                    if self.out and (
+                        self.once or self.out == DGRAM_BATCH
+                        or sock_now() - self.oldest > REPLY_DELAY
+                    ):
+                        self.flush()
+                    continue
+                self.flush()
+                got = dgram_recv(
+                    self.fd, self.inbox, 1 if self.once else self.inbox.count, False)
+                if got > 0:
+                    self.at = 0
+                    self.filled = <int>got
+                    self.errors = 0
+                    if self.asleep:
+                        self.ring()
+                elif sock_again(got):
+                    if self.draining and not self.later:
+                        self.server._drained()
+                    else:
+                        self.wait(now)
+                        breathed = sock_now()
+                elif sock_intr(got):
+                    PyErr_CheckSignals()
+                else:
+                    self.meet_error(got)
+        finally:
+            if not lead.lost:
+                word_change(&self.word, lead.mine, 0)
+                self.ring()
+        return 0
+
+    cdef int wait(self, double now) except -1:
+        cdef double left = max(0.0, self.next_at - now)
+        cdef int ready, want = SOCK_READ
+        if self.later:
+            left = min(left, max(0.0, self.later_at - now))
+        if PyThread_get_thread_ident() == main_thread:
+            left = min(left, NAP)
+        with nogil:
+            ready = sock_poll(self.fd, SOCK_BAD, want, wake_fd(&self.wake), left)
+        if ready > 0 and ready & SOCK_WOKEN:
+            wake_clear(&self.wake)
+        if ready < 0 and not sock_intr(ready):
+            sock_raise(ready)
+        PyErr_CheckSignals()
+        return 0
+
+    cdef int meet_error(self, Py_ssize_t error) except -1:
+        """Survive what the system says of the socket, which is mostly of one reply."""
+        cdef double pause = AFTER_ERRORS
+        if -error in (errno.EBADF, errno.ENOTSOCK, errno.EINVAL):
+            sock_raise(error)
+        self.errors += 1
+        if self.errors >= ERRORS_IN_A_ROW:
+            self.errors = 0
+            with nogil:
+                sock_poll(SOCK_BAD, SOCK_BAD, 0, wake_fd(&self.wake), pause)
+        return 0
+
+    cdef bint serve(self, Lead *lead) except -1:
+        """Serve the next datagram of the inbox; return whether this thread still leads."""
+        cdef dgram *slot = &self.inbox.slots[self.at]
+        cdef Sender sender = None
+        cdef dgram_peer peer
+        cdef Py_ssize_t asked = slot.length
+        cdef bint leads
+        self.at += 1
+        if self.draining:
+            self.to_drain -= 1
+            if self.to_drain < 0:
+                self.server._drained()
+                return True
+        if slot.cut:
+            self.too_long += 1
+            self.server._lost("request", slot.length, dgram_address(&slot.peer), None)
+            return True
+        if slot.length == 0 and dgram_family(&slot.peer) == 0 and self.family != AF_UNIX:
+            raise ConnectionClosed("the server's socket was shut down")
+        self.messages_in += 1
+        self.bytes_in += asked
+        peer = slot.peer
+        message = PyBytes_FromStringAndSize(slot.data, asked)
+        if self.pass_sender or self.unwrap is not None:
+            sender = Sender.__new__(Sender)
+            sender.peer = peer
+            sender.asked = asked
+            sender.crew = self
+            if self.unwrap is not None:
+                message = self.unwrap(message, sender.address)
+                if message is None:
+                    self.refused += 1
+                    return True
+                message, sender.claimed, sender.proxy = message
+        lead_step(lead, 1)
+        try:
+            reply = self.handler(message, sender) if self.pass_sender else (
+                self.handler(message))
+        except BaseException as exc:
+            leads = lead_step(lead, 0)
+            if self.workers == 0 and not isinstance(exc, Exception):
+                raise
+            self.server._failed(
+                message, dgram_address(&peer) if sender is None else sender.address)
+            return leads
+        if self.born != forks:
+            lead.lost = True  # a child that has come back from a handler: not its server
+            return False
+        leads = lead_step(lead, 0)
+        if reply is None:
+            return leads
+        if leads and sender is None and PyBytes_CheckExact(reply) and (
+            self.ratio < 0 or PyBytes_GET_SIZE(reply) <= asked * self.ratio
+            or dgram_is_local(&peer)
+        ) and not self.later and dgram_has_name(&peer):
+            self.gather(&peer, reply)
+            return True
+        if sender is None:
+            sender = Sender.__new__(Sender)
+            sender.peer = peer
+            sender.asked = asked
+            sender.crew = self
+        return self.reply(sender, message, reply, lead)
+
+    cdef bint reply(self, Sender sender, message, reply, Lead *lead) except -1:
+        """Send what a handler returned; return whether this thread still leads."""
+        if PyObject_CheckBuffer(reply):
+            self.reply_one(sender, reply, not lead.lost)
+            return not lead.lost
+        try:
+            if isinstance(reply, (str, Mapping)) or not isinstance(reply, Iterable):
+                raise TypeError(
+                    f"a handler returns bytes, an iterable of bytes or None, "
+                    f"not {type(reply).__name__}"
+                )
+            replies = iter(reply)
+            while True:
+                lead_step(lead, 1)
+                try:
+                    one = next(replies)
+                except StopIteration:
+                    break
+                finally:
+                    lead_step(lead, 0)
+                if self.hurried:
+                    break
+                if one is None:
+                    continue
+                if not PyObject_CheckBuffer(one):
+                    raise TypeError(
+                        "a handler's iterable holds bytes or None, "
+                        f"not {type(one).__name__}"
+                    )
+                self.reply_one(sender, one, not lead.lost)
+        except BaseException as exc:
+            if self.workers == 0 and not isinstance(exc, Exception):
+                raise
+            self.server._failed(message, sender.address)
+        return not lead.lost
