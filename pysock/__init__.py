@@ -38,7 +38,7 @@ from .framing import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from . import auth, tls
+    from . import auth, interop, tls
     from .datagram import DatagramClient
     from .dgramserver import DatagramServer
     from .prefork import serve
@@ -76,6 +76,7 @@ __all__ = [
     "errors",
     "formats",
     "framing",
+    "interop",
     "recv_exactly",
     "recv_exactly_into",
     "recv_frame",
@@ -93,6 +94,7 @@ _LAZY = {
     "Server": "server",
     "Session": "session",
     "auth": "auth",
+    "interop": "interop",
     "serve": "prefork",
     "tls": "tls",
 }

@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
     "hints": set(),
+    "challenge": {"errors"},
     "framing": {"errors", "hints"},
     "formats": {"framing"},
     "unixpath": set(),
@@ -57,7 +58,9 @@ ALLOWED: dict[str, set[str]] = {
     "dgramloop": CORE | {"workers"},
     "dgramserver": CORE
     | {"address", "dgramloop", "dgramsocket", "limits", "proxy", "running", "session"},
-    "interop": CORE | {"connection"},
+    "mpconnection": CORE
+    | {"address", "challenge", "connection", "limits", "listener", "session"},
+    "interop": CORE | {"address", "connection", "mpconnection"},
     "testing": CORE | {"connection"},
 }
 
