@@ -16,11 +16,11 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from .. import AuthenticationError, Client, ConnectionClosed, FramingError, IncompleteFrame
 from ..formats import NAMED
-from ..framing import Format
 from . import DISCONNECTED, FAILED, MISUSED, Failure, NoReader, Parser
 from .options import (
     add_address,
@@ -30,14 +30,19 @@ from .options import (
     format_of,
     in_options,
 )
+from .send_datagrams import check_options, for_datagrams, send_datagrams
 
 DESCRIPTION = """\
 Send messages, each as one frame, and print the replies, each on a line of its own.
 
 Without MESSAGE the lines of standard input are sent, each as soon as it is read. The
 command ends when everything is sent and as many replies as messages have come;
---no-reply and --until-close are other ways to end."""
+--no-reply and --until-close are other ways to end.
 
+To udp://host:port and unixgram:///path each message is one datagram, sent when the one
+before it has been answered."""
+
+DEFAULT_FRAMING = "length4"
 GRACE = 5.0  # seconds of silence after which --no-reply takes a server for content
 
 EPILOG = f"""\
@@ -50,6 +55,7 @@ examples:
   pysock send localhost:6379 --framing crlf PING
   pysock send 127.0.0.1:5020 --framing modbus --hex 000100000006010300000001
   pysock send tls://app.example.org:5210 --ca certificate.pem --authkey authkey hello
+  pysock send udp://127.0.0.1:9000 --timeout 1 hello
 
 TLS has no end of one direction: there --until-close waits for a server that ends the
 connection by itself, and --no-reply for one that is silent for {GRACE:g} s (--timeout).
@@ -76,7 +82,7 @@ def configure(parser: Parser) -> None:
     add(
         "--framing",
         metavar="NAME",
-        default="length4",
+        default=DEFAULT_FRAMING,
         help="how messages become frames, one of those below; default: %(default)s",
     )
     add(
@@ -117,12 +123,13 @@ def configure(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Connect, exchange, return 0."""
+    if for_datagrams(options.address):
+        check_options(options, DEFAULT_FRAMING)
+        given = _given(options, 64 * CHUNK, lambda message: message)
+        send_datagrams(options, given, partial(_print, options))
+        return 0
     framing = format_of(options.framing, options.max_frame)
-    batches: Iterable[list[bytes]]
-    if options.messages:
-        batches = [_arguments(options.messages, framing, options.hex)]
-    else:
-        batches = _input(framing.max_frame, options.hex)
+    batches = _given(options, framing.max_frame, framing.encode)
     security = client_security(options)
     try:
         client = Client(
@@ -153,8 +160,7 @@ class _Exchange:
         # A server that is still answering loses what it has not read when its client
         # is gone; so its own end is waited for.
         self._half_closes = self._no_reply or self._until_close
-        self._hex: bool = options.hex
-        self._end = b"" if options.raw else b"\n"
+        self._options = options
         self._timeout: float | None = options.timeout
         self._turn = threading.Lock()  # around the two that decide whether all is done
         self._received = 0
@@ -261,7 +267,7 @@ class _Exchange:
                 text = f"the server closed the connection{self._score()}"
                 raise Failure(text, DISCONNECTED) from None
             if not self._no_reply:
-                self._print(replies)
+                _print(self._options, replies)
             with self._turn:
                 self._received += len(replies)
                 self._since = time.monotonic()
@@ -290,19 +296,21 @@ class _Exchange:
         sent = self._client.stats.messages_out
         return f": {self._received} of {sent} replies had come" if sent else ""
 
-    def _print(self, replies: list[bytes]) -> None:
-        if sys.stdout is None:
-            return
-        out = sys.stdout.buffer
-        try:
-            for reply in replies:
-                out.write(reply.hex().encode() if self._hex else reply)
-                out.write(self._end)
-            out.flush()
-        except BrokenPipeError:
-            raise NoReader from None
-        except OSError as exc:
-            raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
+
+def _print(options: argparse.Namespace, replies: list[bytes]) -> None:
+    """Write *replies* to standard output."""
+    if sys.stdout is None:
+        return
+    out = sys.stdout.buffer
+    try:
+        for reply in replies:
+            out.write(reply.hex().encode() if options.hex else reply)
+            out.write(b"" if options.raw else b"\n")
+        out.flush()
+    except BrokenPipeError:
+        raise NoReader from None
+    except OSError as exc:
+        raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
 
 
 def _lost(exc: Exception) -> Failure:
@@ -316,7 +324,18 @@ def _reason(exc: Exception) -> str:
 # ---------------------------------------------------------------- what the user gave
 
 
-def _arguments(texts: list[str], framing: Format, in_hex: bool) -> list[bytes]:
+def _given(
+    options: argparse.Namespace, longest: int, check: Callable[[bytes], object]
+) -> Iterable[list[bytes]]:
+    """Return the messages of the command line, or of standard input, as they come."""
+    if options.messages:
+        return [_arguments(options.messages, check, options.hex)]
+    return _input(longest, options.hex)
+
+
+def _arguments(
+    texts: list[str], check: Callable[[bytes], object], in_hex: bool
+) -> list[bytes]:
     """Return the messages of the command line, every one of which can be sent."""
     messages = []
     for number, text in enumerate(texts, 1):
@@ -324,7 +343,7 @@ def _arguments(texts: list[str], framing: Format, in_hex: bool) -> list[bytes]:
         try:
             if in_hex:
                 message = _from_hex(message)
-            framing.encode(message)
+            check(message)
         except ValueError as exc:
             raise Failure(f"message {number}: {exc}", MISUSED) from None
         messages.append(message)
