@@ -31,6 +31,7 @@ from pysock.framing import (
     Raw,
     Varint,
 )
+from pysock.testing import every_cut
 
 paired_ends = peers.paired_ends
 
@@ -279,6 +280,15 @@ def test_recv_frame_takes_one_frame_and_no_more(handle, kind):
         assert recv_frame(reader, framing) == message
         assert recv_frame(reader, framing, LONG) == message
         assert rest_of(reader, 99) == b"?"
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (_, m) in FORMATS.items() if len(m) < 1000])
+def test_recv_frame_survives_every_cut(kind):
+    """P01"""
+    framing, message = FORMATS[kind]
+    stream = framing.encode(message) + b"?"
+    read = every_cut(stream, lambda sock: (recv_frame(sock, framing), sock.recv(99)))
+    assert read == (message, b"?")
 
 
 @pytest.mark.parametrize("kind", FORMATS)

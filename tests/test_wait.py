@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 
 import pytest
 
 import peers
 from peers import LONG, PROMPT, SHORT, Task, asleep, background, linked, pattern, until
-from pysock import Connection, wait
+from pysock import Connection, testing, wait
 from pysock.errors import ConnectionClosed, FrameTooLarge
 from pysock.framing import Delimiter, LengthField
 
@@ -81,10 +82,8 @@ def test_end_inside_a_frame_counts(own_ends):
     assert wait([conn], LONG) == [conn]
 
 
-def test_reset_counts(tmp_path):
-    with linked("tcp4", tmp_path) as (near, peer):
-        conn = near.connection()
-        peers.reset(peer)
+def test_reset_counts():
+    with testing.pair(family=socket.AF_INET, reset_at=0) as (conn, _):
         assert wait([conn], LONG) == [conn]
         with pytest.raises(ConnectionResetError):
             conn.recv()
