@@ -15,13 +15,15 @@ import time
 from collections.abc import Iterable
 
 from .errors import ConnectionClosed
-from .framing import Format, FrameStream, LengthField
+from .framing import DatagramSocket, Format, FrameStream, LengthField
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Any, Self, TypeVar
 
     from .credentials import Credentials
+
+    Waited = TypeVar("Waited", bound=FrameStream | DatagramSocket)
 
 __all__ = ["Connection", "wait"]
 
@@ -184,16 +186,14 @@ def check_options(
         )
 
 
-def wait(
-    connections: Iterable[FrameStream], timeout: float | None = None
-) -> list[FrameStream]:
+def wait(connections: Iterable[Waited], timeout: float | None = None) -> list[Waited]:
     """Return those of *connections* with a message, or an end, to receive.
 
     Messages that were read ahead count, which no selector can see.  A connection from
     which another thread is receiving is left to that thread.
 
     Args:
-        connections: what to wait for.
+        connections: what to wait for; clients for datagrams among them.
         timeout: seconds; None: wait for ever; 0: only look.
 
     Returns:

@@ -12,6 +12,7 @@ import sys
 
 from . import dgramsocket
 from .address import AddressLike
+from .errors import ConnectionClosed
 from .framing import DatagramSocket
 
 TYPE_CHECKING = False  # typing itself is slow to import
@@ -70,6 +71,8 @@ class DatagramClient(DatagramSocket):
     ) -> None:
         self._groups: list[tuple[str, str | int | None]] = []
         self._temporary: str | None = None
+        self._target: Any = None
+        self._connects = False
         self._bound: tuple[str, tuple[int, int]] | None = None
         self._options = (broadcast, ttl, interface)
         if timeout is not None and not isinstance(timeout, int | float):
@@ -84,6 +87,8 @@ class DatagramClient(DatagramSocket):
             dgramsocket.set_options(sock, *self._options)
             most = dgramsocket.most_of(sock.family) if max_datagram is None else max_datagram
             super().__init__(sock, most, timeout=timeout)
+            if self._target is not None and not self._connects:
+                self._set_target(self._target)
         except BaseException:
             sock.close()
             self._clean_up()
@@ -97,36 +102,45 @@ class DatagramClient(DatagramSocket):
         bound = None
         if here is not None:
             family, bound = dgramsocket.local(here)
-        self._target = None
-        connect = False
         if address is not None:
             family, self._target = dgramsocket.remote(address, family)
             host = "" if isinstance(self._target, str) else self._target[0]
-            connect = not broadcast and not dgramsocket.is_group(host)
+            self._connects = not broadcast and not dgramsocket.is_group(host)
         elif family == socket.AF_UNSPEC:
             family = socket.AF_INET
-        self._connects = connect
         self._family = family
-        if bound is None and address is not None:
+        if here is None and address is not None:
             self._set_replaceable()
         try:
-            sock = self._make(bound)
+            sock = self._bind(bound)
         except OSError as exc:
-            raise _explained(exc, address, bind) from None
-        if isinstance(bound, str) and not bound.startswith("\0"):
-            self._bound = bound, dgramsocket.identity(bound)
+            raise _explained(exc, f"cannot receive at {here or 'a Unix path'}") from None
+        if here is not None and here.path and not here.abstract:
+            self._bound = here.path, dgramsocket.identity(here.path)
+        try:
+            self._connect(sock)
+        except OSError as exc:
+            sock.close()
+            self._clean_up()
+            told = dgramsocket.parse_datagram(address) if address is not None else here
+            raise _explained(exc, f"cannot send to {told}") from None
         return sock
 
-    def _make(self, bound: Any) -> socket.socket:
+    def _bind(self, bound: Any = None) -> socket.socket:
         unix = self._family == getattr(socket, "AF_UNIX", None)
         if unix and bound is None and sys.platform != "linux":
             bound = self._temporary = dgramsocket.temporary_path()
-        return dgramsocket.connected(self._family, self._target, bound, self._connects)
+        return dgramsocket.bound(self._family, bound)
+
+    def _connect(self, sock: socket.socket) -> None:
+        if self._connects:
+            sock.connect(self._target)
 
     def _replacement(self) -> socket.socket:
         old = self._temporary
-        sock = self._make(None)
+        sock = self._bind()
         try:
+            self._connect(sock)
             dgramsocket.set_options(sock, *self._options)
             for group, interface in self._groups:
                 dgramsocket.join(sock, group, interface)
@@ -138,7 +152,7 @@ class DatagramClient(DatagramSocket):
         return sock
 
     def _resolve(self, address: Any) -> Any:
-        return dgramsocket.remote(address, self.socket.family)[1]
+        return dgramsocket.remote(address, self._open_socket().family)[1]
 
     def request(
         self,
@@ -189,23 +203,29 @@ class DatagramClient(DatagramSocket):
             ValueError: *group* is no multicast address.
         """
         where = interface if interface is not None else self._options[2]
-        dgramsocket.join(self.socket, group, where)
+        dgramsocket.join(self._open_socket(), group, where)
         self._groups.append((group, where))
 
     def leave(self, group: str, interface: str | int | None = None) -> None:
         """Receive no more what is sent to a multicast group."""
         where = interface if interface is not None else self._options[2]
-        dgramsocket.join(self.socket, group, where, leave=True)
+        dgramsocket.join(self._open_socket(), group, where, leave=True)
         if (group, where) in self._groups:
             self._groups.remove((group, where))
 
     def getpeername(self) -> Any:
         """Return the address that is sent to, as `socket.socket` does."""
-        return self.socket.getpeername()
+        return self._open_socket().getpeername()
 
     def getsockname(self) -> Any:
         """Return this end's address, as `socket.socket` does."""
-        return self.socket.getsockname()
+        return self._open_socket().getsockname()
+
+    def _open_socket(self) -> socket.socket:
+        if self.closed:
+            raise ConnectionClosed("the client is closed")
+        found: socket.socket = self.socket
+        return found
 
     def close(self) -> None:
         """Close the socket; may be called twice.
@@ -236,16 +256,14 @@ class DatagramClient(DatagramSocket):
         return f"<{type(self).__name__} {state}>"
 
 
-def _explained(exc: OSError, address: AddressLike | None, bind: AddressLike | None) -> OSError:
-    """Return *exc* with the address, and what it probably means."""
+def _explained(exc: OSError, what: str) -> OSError:
+    """Return *exc* with *what* could not be done, and what it probably means."""
+    to_send = "send" in what
     hint = {
-        errno.ENOENT: "no server has made this path",
+        errno.ENOENT: "no server has made this path" if to_send else "there is no such folder",
         errno.ECONNREFUSED: "no server receives on this path any more",
         errno.EPROTOTYPE: "what is there is a stream socket: use Client",
         errno.EACCES: "for a broadcast address pass broadcast=True; for a path see its mode",
     }.get(exc.errno or 0, "")
-    what = f"cannot send to {address!s}" if address is not None else f"cannot use {bind!s}"
-    if exc.errno == errno.EADDRINUSE or address is None:
-        what = f"cannot receive at {bind!s}"
     reason = exc.strerror or str(exc)
     return type(exc)(exc.errno, f"{what}: {reason}{', ' if hint else ''}{hint}")

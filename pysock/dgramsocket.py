@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
+    "bound",
     "check",
-    "connected",
     "identity",
     "is_group",
     "join",
@@ -54,7 +54,8 @@ def parse_datagram(address: AddressLike) -> Address:
         TypeError, ValueError: it is malformed, or for a stream.
     """
     target = parse(address)
-    if isinstance(address, str) and address.partition(":")[0] in ("tcp", "tls", "unix"):
+    scheme = address.partition(":")[0].lower() if isinstance(address, str) else ""
+    if scheme in ("tcp", "tls", "unix"):
         raise ValueError(f"address '{target}' is for a stream, expected {_EXAMPLES}")
     if isinstance(address, Address) and not target.datagram:
         raise ValueError(f"address '{target}' is for a stream, expected {_EXAMPLES}")
@@ -95,9 +96,10 @@ def check(sock: socket.socket) -> None:
 def is_group(host: str) -> bool:
     """Whether *host* is the number of a multicast group."""
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_multicast
+        number = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
+    return (getattr(number, "ipv4_mapped", None) or number).is_multicast
 
 
 def remote(address: AddressLike, family: int = socket.AF_UNSPEC) -> tuple[int, Any]:
@@ -197,28 +199,22 @@ def serving(
         raise
 
 
-def connected(
-    family: int, sockaddr: Any, bound: Any = None, connect: bool = True
-) -> socket.socket:
-    """Return a socket that sends to *sockaddr*, and hears nobody else where it connects.
+def bound(family: int, sockaddr: Any = None) -> socket.socket:
+    """Return a socket that can be answered.
 
     Args:
         family: of the socket.
-        sockaddr: where to; None: nowhere in particular.
-        bound: the address to send from; None: the system chooses.
-        connect: False for groups and broadcasts, whose answers come from elsewhere.
+        sockaddr: the address to receive at; None: the system chooses.
     """
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         if family == getattr(socket, "AF_UNIX", None):
-            if bound is not None:
-                bind_private(sock, bound)
+            if sockaddr is not None:
+                bind_private(sock, sockaddr)
             elif sys.platform == "linux":
-                sock.bind("")  # a name of the system's choice, so that it can be answered
-        elif bound is not None:
-            sock.bind(bound)
-        if sockaddr is not None and connect:
-            sock.connect(sockaddr)
+                sock.bind("")  # to a name that nobody has
+        elif sockaddr is not None:
+            sock.bind(sockaddr)
         return sock
     except BaseException:
         sock.close()
@@ -252,8 +248,8 @@ def set_options(
     if broadcast:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     if ttl is not None:
-        if not isinstance(ttl, int) or not 0 <= ttl <= 255:
-            raise ValueError(f"ttl is {ttl!r}, expected 0 to 255")
+        if not isinstance(ttl, int) or not 1 <= ttl <= 255:
+            raise ValueError(f"ttl is {ttl!r}, expected 1 to 255")
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)

@@ -56,7 +56,8 @@ cdef class DatagramSocket(_Datagrams):
                         attempt = Deadline(interval, end - (attempts - made) * interval)
                     try:
                         self.owed = True
-                        self.send_one(message, NULL, &attempt)
+                        self.send_one(
+                            message, &self.target if self.has_target else NULL, &attempt)
                         reply = self.reply_to(message, match, &attempt)
                         self.owed = made > 1
                         return reply

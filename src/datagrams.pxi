@@ -128,6 +128,8 @@ cdef class _Datagrams(_Transport):
     cdef int filled
     cdef int ask              # how many to ask the system for
     cdef int family
+    cdef dgram_peer target    # whom send() sends to, where the socket is not connected
+    cdef bint has_target
     cdef object kept          # an error that came behind datagrams
     cdef long long messages_in
     cdef long long messages_out
@@ -345,7 +347,7 @@ cdef class _Datagrams(_Transport):
     # ------------------------------------------------------------ sending
 
     def send(self, message, *more):
-        """Send one datagram to the address that the socket is connected to.
+        """Send one datagram to the address that this object was made for.
 
         Raises:
             FrameTooLarge: no datagram carries that much; nothing was sent.
@@ -357,9 +359,14 @@ cdef class _Datagrams(_Transport):
             message = b"".join((message, *more))
         self.enter(&self.sending, &until)
         try:
-            self.send_one(message, NULL, &until)
+            self.send_one(message, &self.target if self.has_target else NULL, &until)
         finally:
             self.leave_sending()
+
+    def _set_target(self, address):
+        """Have `send` send to *address* although the socket is not connected."""
+        self.name(&self.target, address)
+        self.has_target = True
 
     def sendto(self, message, address):
         """Send one datagram to *address*, as `recvfrom` gives it, or any other form.
@@ -377,6 +384,9 @@ cdef class _Datagrams(_Transport):
 
     cdef int name(self, dgram_peer *peer, address) except -1:
         try:
+            if self.family == AF_UNIX and isinstance(address, str):
+                if address.startswith("unixgram:"):
+                    address = self._resolve(address)
             name_peer(peer, self.family, address)
         except (TypeError, ValueError):
             name_peer(peer, self.family, self._resolve(address))
@@ -425,6 +435,9 @@ cdef class _Datagrams(_Transport):
                 PyErr_CheckSignals()
             elif -sent == errno.EMSGSIZE:
                 self.refuse_size(iov_len(&iov[0]))
+            elif to == NULL and -sent in (errno.EDESTADDRREQ, errno.ENOTCONN):
+                raise OSError(
+                    -sent, "this socket has no address to send to: give it one, or use sendto()")
             else:
                 sock_raise(sent)
 
@@ -454,7 +467,10 @@ cdef class _Datagrams(_Transport):
         return 0
 
     cdef int refuse_size(self, Py_ssize_t length) except -1:
-        raise FrameTooLarge(length, _largest_datagram(self.sock), TOO_LARGE_FOR_ONE)
+        cdef Py_ssize_t limit = _largest_datagram(self.sock)
+        if length <= limit and self.family == AF_INET6:
+            limit -= IP_HEADER  # IPv4, by its mapped address
+        raise FrameTooLarge(length, limit, TOO_LARGE_FOR_ONE)
 
     def send_many(self, messages):
         """Send many datagrams in few system calls; return how many.
@@ -464,11 +480,17 @@ cdef class _Datagrams(_Transport):
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_buffer views[64]
         cdef sock_iov iov[64]
+        cdef const dgram_peer *to[64]
+        cdef const dgram_peer *const *there = NULL
         cdef Py_ssize_t total = 0
         cdef int n, at, sent
         cdef bint more = True
         refusal = None
         iterator = iter(messages)
+        if self.has_target:
+            for n in range(64):
+                to[n] = &self.target
+            there = to
         self.enter(&self.sending, &until)
         try:
             while more:
@@ -485,7 +507,7 @@ cdef class _Datagrams(_Transport):
                     refusal = exc  # what came before it is sent
                 try:
                     while at < n:
-                        sent = <int>self.send_batch(&iov[at], NULL, n - at, &until)
+                        sent = <int>self.send_batch(&iov[at], there, n - at, &until)
                         at += sent
                         total += sent
                 finally:

@@ -105,7 +105,7 @@ def connections(sock: socket.socket) -> None:
     with pysock.Connection(sock, timeout=5, keepalive=(60, 15, 4)) as connection:
         assert_type(connection, pysock.Connection)
         assert_type(connection.recv(), bytes)
-        assert_type(pysock.wait([connection], timeout=1), list[FrameStream])
+        assert_type(pysock.wait([connection], timeout=1), list[pysock.Connection])
     with pysock.Client("localhost:8000", pysock.formats.DNS, reconnect=True) as client:
         assert_type(client, pysock.Client)
         assert_type(client.request(b"question"), bytes)
