@@ -195,5 +195,33 @@ TLS = Table(
     ),
 )
 
+CLIENT_ALONE: dict[str, str | None] = {"plain sockets": "python_client", "before": None}
+DATAGRAMS = Table(
+    {"C": "c", "plain sockets": "python", "before": "before"},
+    (
+        Row("64 B, 64 there and back, UDP", "udp_batched", {"C": 0.8, "plain sockets": 3}),
+        Row("64 B, 8 there and back, Unix", "unixgram_batched"),
+        Row(
+            "64 B stream, send_many to recv_many, UDP",
+            "udp_stream",
+            {"C": 0.8, "plain sockets": 3},
+        ),
+        Row("64 B request, UDP", "udp_request", {"C": 0.9, "plain sockets": 1.0}),
+        Row(
+            "- client alone: C serves all",
+            "udp_request",
+            instead=CLIENT_ALONE,
+            subject="pysock_client",
+        ),
+        Row("64 B request, Unix", "unixgram_request", {"C": 0.9, "plain sockets": 1.0}),
+        Row(
+            "- client alone: C serves all",
+            "unixgram_request",
+            instead=CLIENT_ALONE,
+            subject="pysock_client",
+        ),
+    ),
+)
+
 IMPORT_GOAL = 0.015  # seconds that `import pysock` may take longer than what it needs
 MEMORY_GOAL = 4096  # bytes of user memory for an idle connection

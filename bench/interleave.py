@@ -29,12 +29,20 @@ class Unavailable(PeerError):
     """A peer cannot run here: the library that it measures is not installed."""
 
 
+Command = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Rival:
-    """One program to measure, by the command that starts it."""
+    """One program to measure, by the command that starts it.
+
+    *datagrams* are the commands of its client and its server where the work is done
+    with these; None: it has no part in them.
+    """
 
     name: str
-    command: tuple[str, ...]
+    command: Command
+    datagrams: tuple[Command, Command] | None = None
 
     def version(self) -> str:
         """Return what the peer says it is.
@@ -51,10 +59,9 @@ class Rival:
             raise Unavailable(f"{self.name}: no {self.command[0]}") from None
         if done.returncode == 0:
             return done.stdout.strip()
-        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        if reason.startswith(("ModuleNotFoundError", "Unavailable")):
-            raise Unavailable(f"{self.name}: {reason}")
-        raise PeerError(f"{self.name}: {done.stderr.strip()}")
+        if _is_unavailable(done.stderr):
+            raise Unavailable(f"{self.name}: {done.stderr.strip().splitlines()[-1]}")
+        raise PeerError(f"{self.name}: {done.stderr.strip() or f'status {done.returncode}'}")
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,18 @@ class Work:
         """Return how long *rival* tries before it sleeps."""
         return self.spin.get(_alike(rival), 0.0)
 
+    def commands(self, rival: Rival) -> tuple[Command, Command]:
+        """Return what starts the client and the server of *rival*."""
+        return rival.command, rival.command
+
+    def address(self, sockets: Path, rival: str) -> str:
+        """Return where the server of *rival* shall be; its path begins with *sockets*."""
+        return f"unix://{sockets}-{rival}" if self.unix else "tcp://127.0.0.1:0"
+
+    def options(self, rival: str) -> list[str]:
+        """Return what both ends of *rival* are told besides."""
+        return [str(self.count_for(rival)), str(self.size), str(self.spin_for(rival))]
+
     def shorter(self) -> Self:
         """Return the same with a quarter of the messages."""
         return replace(
@@ -90,6 +109,24 @@ class Work:
             count=max(self.count // 4, 1),
             fewer={rival: max(count // 4, 1) for rival, count in self.fewer.items()},
         )
+
+
+@dataclass(frozen=True)
+class DatagramWork(Work):
+    """What is done with datagrams, *window* of them before an answer is waited for."""
+
+    window: int = 1
+
+    def commands(self, rival: Rival) -> tuple[Command, Command]:
+        if rival.datagrams is None:
+            raise PeerError(f"{rival.name} has no peer for datagrams")
+        return rival.datagrams
+
+    def address(self, sockets: Path, rival: str) -> str:
+        return f"unixgram://{sockets}-{rival}" if self.unix else "udp://127.0.0.1:0"
+
+    def options(self, rival: str) -> list[str]:
+        return [*super().options(rival), str(self.window)]
 
 
 @dataclass(frozen=True)
@@ -127,13 +164,17 @@ class Process:
     def __init__(self, command: list[str], cores: set[int]) -> None:
         self._command = command
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+        except FileNotFoundError:
+            self._errors.close()
+            raise Unavailable(f"no {command[0]}") from None
         self.pid = self._process.pid
         if cores:
             # Before the peer has come far enough to start a thread: those
@@ -174,7 +215,9 @@ class Process:
         return os.pread(self._errors.fileno(), 100_000, 0).decode(errors="replace")
 
     def _failure(self, what: str) -> PeerError:
-        return PeerError(f"{' '.join(self._command)} {what}\n{self.errors()}")
+        errors = self.errors()
+        kind = Unavailable if _is_unavailable(errors) else PeerError
+        return kind(f"{' '.join(self._command)} {what}\n{errors}")
 
 
 class Processes:
@@ -201,17 +244,16 @@ class Pair(Processes):
     def __init__(self, rival: Rival, work: Work, sockets: Path) -> None:
         super().__init__()
         client_core, server_core = cores()
-        count = work.count_for(rival.name)
-        self._count = count
-        address = f"unix://{sockets}-{rival.name}" if work.unix else "tcp://127.0.0.1:0"
-        options = [str(count), str(work.size), str(work.spin_for(rival.name))]
+        self._count = work.count_for(rival.name)
+        client, server = work.commands(rival)
+        address = work.address(sockets, rival.name)
+        options = work.options(rival.name)
         try:
-            server = self._start(
-                [*rival.command, "server", work.kind, address, *options], server_core
-            )
-            address = server.answer()
+            address = self._start(
+                [*server, "server", work.kind, address, *options], server_core
+            ).answer()
             self._client = self._start(
-                [*rival.command, "client", work.kind, address, *options], client_core
+                [*client, "client", work.kind, address, *options], client_core
             )
             if (said := self._client.answer()) != "ready":
                 raise PeerError(f"{rival.name}: {said!r} instead of 'ready'")
@@ -284,6 +326,12 @@ def interleave(
             if turn > 0:
                 rounds_of[name].append(seen)
     return rounds_of, failed
+
+
+def _is_unavailable(errors: str) -> bool:
+    """Whether a peer's last words say that something is not installed."""
+    last = (errors.strip().splitlines() or [""])[-1]
+    return last.startswith(("ModuleNotFoundError", "Unavailable"))
 
 
 def _alike(rival: str) -> str:

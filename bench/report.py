@@ -15,7 +15,7 @@ from dataclasses import fields
 from statistics import median, quantiles
 from typing import Any
 
-from goals import IMPORT_GOAL, MEMORY_GOAL, ONE_CONNECTION, SERVER, TLS, Row, Table
+from goals import DATAGRAMS, IMPORT_GOAL, MEMORY_GOAL, ONE_CONNECTION, SERVER, TLS, Row, Table
 from interleave import Round
 
 Rounds = Mapping[str, Sequence[Round]]  # of one work, by rival
@@ -27,7 +27,7 @@ NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
 def table(results: Results, subject: str = "pysock") -> str:
     """Return the tables of all works in *results*, as aligned Markdown."""
     tables = []
-    for kind in (ONE_CONNECTION, SERVER, TLS):
+    for kind in (ONE_CONNECTION, SERVER, TLS, DATAGRAMS):
         columns = [
             column
             for column, usual in kind.columns.items()

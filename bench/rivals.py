@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from interleave import Rival
+from interleave import Command, Rival
 
 BENCH = Path(__file__).parent
 PEERS = BENCH / "peers"
@@ -21,7 +21,7 @@ STATEMENTS = {
 
 
 def all_rivals(folder: Path, before: str | None = None) -> dict[str, Rival]:
-    """Build the C peer into *folder*; return every rival of one connection by its name.
+    """Build the C peers into *folder*; return every rival but the servers by its name.
 
     Args:
         before: the interpreter that has the pysock of before a change.
@@ -44,8 +44,27 @@ def all_rivals(folder: Path, before: str | None = None) -> dict[str, Rival]:
         "python_plain": _python("python_plain_peer"),
         "socket": _python("python_peer"),
         "socket_again": _python("python_peer"),
+        "pysock_client": _python("dgram_pysock"),
+        "python_client": _python("dgram_python"),
     }
-    return {name: Rival(name, command) for name, command in commands.items()}
+    datagrams = _datagram_peers(folder, before)
+    return {name: Rival(name, commands[name], datagrams.get(name)) for name in commands}
+
+
+def _datagram_peers(folder: Path, before: str | None) -> dict[str, tuple[Command, Command]]:
+    """Build the C peer into *folder*; return what starts client and server, by rival."""
+    c = (build(PEERS / "dgram_c.c", folder, linux=True),)
+    pysock, python = _python("dgram_pysock"), _python("dgram_python")
+    old = _python("dgram_pysock", interpreter=before)
+    return {
+        "c": (c, c),
+        "c_again": (c, c),
+        "pysock": (pysock, pysock),
+        "pysock_client": (pysock, c),
+        "before": (old, old),
+        "python": (python, python),
+        "python_client": (python, c),
+    }
 
 
 def server_rivals(folder: Path, before: str | None = None) -> dict[str, Rival]:
@@ -84,5 +103,5 @@ def build(source: Path, folder: Path, *, linux: bool = False) -> str:
     return str(program)
 
 
-def _python(peer: str, *options: str, interpreter: str | None = None) -> tuple[str, ...]:
+def _python(peer: str, *options: str, interpreter: str | None = None) -> Command:
     return interpreter or sys.executable, str(PEERS / f"{peer}.py"), *options
