@@ -46,6 +46,8 @@ class Connection(FrameStream):
             is ignored.  An `ssl.SSLSocket` is made non-blocking; what a signal's handler
             raises in the midst of its calls may break it.  Or any object with
             `recv_into`, `send` and `close`, which is then used through these methods.
+            Of a SOCK_SEQPACKET socket each frame is one record; its system cannot tell an
+            empty record from the end.
         framing: how messages become frames.
         timeout: seconds for each call; None: wait for ever; 0: never wait.
         spin: seconds to keep trying, without the GIL, before a receive sleeps: shorter
@@ -55,6 +57,8 @@ class Connection(FrameStream):
             system every *interval* seconds, and give up after *count* questions.  Data
             that is not acknowledged ends the connection after as long, where the
             system can (TCP_USER_TIMEOUT).
+        max_fds: the most descriptors that one message may bring over a Unix socket, for
+            `recv_fds`; with 0 the system drops what the peer passes.
     """
 
     linger: float = 5.0
@@ -69,6 +73,7 @@ class Connection(FrameStream):
         spin: float = 0.0,
         linger: float = 5.0,
         keepalive: tuple[int, int, int] | None = None,
+        max_fds: int = 0,
         _tls: Any = None,
     ) -> None:
         check_options(framing, timeout, spin, linger, keepalive)
@@ -78,6 +83,8 @@ class Connection(FrameStream):
         self.linger = linger
         self.keepalive = keepalive
         self._tune()
+        if max_fds:
+            self.max_fds = max_fds
 
     def _tune(self) -> None:
         """Set the socket's options."""

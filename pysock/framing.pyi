@@ -272,7 +272,8 @@ class Raw(Format):
 
     Args:
         max_frame: the longest message, in either direction; more that has arrived is
-            handed out as several, of at most 64 KiB each.
+            handed out as several, of at most 64 KiB each.  Over SOCK_SEQPACKET a record
+            is a message: a longer one raises FrameTooLarge, and those behind it follow.
     """
 
     def __init__(self, *, max_frame: int | None = ...) -> None: ...
@@ -377,6 +378,11 @@ class FrameStream:
     @property
     def closed(self) -> bool: ...
     @property
+    def max_fds(self) -> int:
+        """The most descriptors that one message may bring; 0: the system drops all."""
+    @max_fds.setter
+    def max_fds(self, value: int) -> None: ...
+    @property
     def pending(self) -> int:
         """Bytes that have been received and not handed over; no selector can see them."""
     @property
@@ -415,6 +421,16 @@ class FrameStream:
 
         Raises: as `recv`.
         """
+    def recv_fds(self) -> tuple[bytes, list[int]]:
+        """Return the next message and a list of the descriptors that came with it.
+
+        They are the caller's to close, and not inherited by other programs.  What calls
+        other than this one receive has its descriptors closed.
+
+        Raises: as `recv`; FramingError: there were more than `max_fds`, all are closed, and
+            the error's `message` is what they came with; RuntimeError: `max_fds` is 0;
+            io.UnsupportedOperation: this is no Unix socket.
+        """
     def recv_into(self, buffer: WriteableBuffer) -> int:
         """Receive the next message into *buffer*; return its size.
 
@@ -442,6 +458,17 @@ class FrameStream:
                 message was taken, and the rest of it goes before anything else
                 (see `flush`), False when nothing of it was.
             OSError: the connection failed.
+        """
+    def send_fds(self, message: ReadableBuffer, fds: Iterable[int | _HasFileno]) -> None:
+        """Send one message, with descriptors that the peer gets as its own.
+
+        Args:
+            message: its first byte takes the descriptors along.
+            fds: descriptors, or objects with `fileno`, 253 at most; they stay open here.
+
+        Raises: as `send`; after a timeout either the descriptors have gone and the error's
+            `accepted` is True, or nothing has.  OSError: one of them is not open;
+            io.UnsupportedOperation: this is no Unix socket.
         """
     def send_many(self, messages: Iterable[ReadableBuffer]) -> int:
         """Send many messages in few system calls; return how many.

@@ -37,7 +37,7 @@ cdef enum Overdue:
     OVERDUE_UNREAD = 3
 
 
-cdef class _Responder(_Files):
+cdef class _Responder(_Passing):
     """Answers messages with a handler's replies."""
 
     cdef object replying      # an iterator of replies that waits for the peer
@@ -93,9 +93,9 @@ cdef class _Responder(_Files):
                 offered += iov_len(&iov[i])
             got = self.try_receive(iov, n, &until)
             if got > 0:
-                # A receive that was not filled has taken all there was.
+                # A receive from a plain socket that was not filled has taken all there was.
                 may_receive[0] = got == offered or (
-                    self.crypt is not None and self.crypt.stopped)
+                    self.kind != SOCKET and (self.crypt is None or self.crypt.stopped))
                 self.spread(got)
             elif got == 0:
                 self.ended = True
@@ -125,6 +125,9 @@ cdef class _Responder(_Files):
         try:
             if self.send_error:
                 self.fail_send(self.send_error)
+            if self.kind == SEQPACKET and not self.try_flush():
+                self.kept = reply
+                return False
             self.queue(reply)
             return self.tail_end - self.tail_start < REPLIES or self.try_flush()
         finally:

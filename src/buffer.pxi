@@ -70,24 +70,38 @@ cdef class _Buffer(_Transport):
 
     cdef int make_room(self) except -1:
         """See to free space behind the bytes in the buffer."""
-        cdef char *grown
         if self.start > 0 and self.end > self.room - self.room // 4:
             memmove(self.buf, self.buf + self.start, self.end - self.start)
             self.end -= self.start
             self.start = 0
         if self.end == self.room:
             # Only a frame whose front does not tell its size gets here.
-            if self.room > READ_AHEAD:
-                grown = <char *>PyMem_RawRealloc(self.buf, 2 * self.room)
-            else:
-                grown = <char *>PyMem_RawMalloc(2 * self.room)
-            if grown == NULL:
-                raise MemoryError
-            if self.room == READ_AHEAD:
-                memcpy(grown, self.buf, self.end)
-                spare_give(self.buf)
-            self.buf = grown
-            self.room *= 2
+            self.double_room()
+        return 0
+
+    cdef int make_room_for(self, Py_ssize_t n) except -1:
+        """See to *n* bytes of it."""
+        if self.start > 0 and self.room - self.end < n:
+            memmove(self.buf, self.buf + self.start, self.end - self.start)
+            self.end -= self.start
+            self.start = 0
+        while self.room - self.end < n:
+            self.double_room()
+        return 0
+
+    cdef int double_room(self) except -1:
+        cdef char *grown
+        if self.room > READ_AHEAD:
+            grown = <char *>PyMem_RawRealloc(self.buf, 2 * self.room)
+        else:
+            grown = <char *>PyMem_RawMalloc(2 * self.room)
+        if grown == NULL:
+            raise MemoryError
+        if self.room == READ_AHEAD:
+            memcpy(grown, self.buf, self.end)
+            spare_give(self.buf)
+        self.buf = grown
+        self.room *= 2
         return 0
 
     cdef void uncharge(self, Py_ssize_t message, Py_ssize_t buffered) noexcept:

@@ -20,7 +20,7 @@ cdef class _Closer(_Responder):
 
     def __cinit__(self):
         # So that a subclass that forgets super().__init__() meets an error, not a NULL.
-        self.format = _default
+        self.use_format(_default)
         make_turn(&self.receiving)
         make_turn(&self.sending)
 
@@ -174,6 +174,7 @@ cdef class _Closer(_Responder):
             self.drop_tail()
             self.drop_buffer()
             self.drop_partial()
+            self.drop_rights()
             self.release_wake()
             if self.crypt is not None:
                 self.crypt.fd = SOCK_BAD
@@ -308,6 +309,7 @@ cdef class _Closer(_Responder):
             self.drop_tail()
             self.drop_buffer()
             self.drop_partial()
+            self.drop_rights()
             self.release_wake()
             self.file = self.out_file = None
             self.scanned = self.owed = 0
@@ -316,6 +318,7 @@ cdef class _Closer(_Responder):
             old, self.sock = self.sock, _closed
             old.close()
             self.attach(sock, self.limit, self.spinning, tls)
+            self.use_kind()
         finally:
             self.leave(&self.sending)
             self.leave(&self.receiving)

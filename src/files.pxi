@@ -46,6 +46,9 @@ cdef class _Files(_Sender):
         cdef Outgoing out
         cdef Layout *lay = &self.format.layout
         cdef Py_ssize_t front
+        if self.kind == SEQPACKET:
+            raise io.UnsupportedOperation(
+                "here a frame is one record, which sendfile() would send in parts: use send()")
         if lay.kind == DELIMITER:
             raise FramingError(
                 "a file cannot be searched for the delimiter before it is sent: use send()")
@@ -78,7 +81,7 @@ cdef class _Files(_Sender):
         cdef sock_iov iov[2]
         cdef int descriptor = -1
         cdef Py_ssize_t sent
-        if SOCK_HAS_SENDFILE and self.kind == SOCKET and sock_is_nonblocking(self.writer):
+        if SOCK_HAS_SENDFILE and self.kind <= PASSING and sock_is_nonblocking(self.writer):
             # sendfile() has no MSG_DONTWAIT: on a blocking socket it would not come back.
             descriptor = descriptor_of(self.out_file)
         while self.out_left:
@@ -158,7 +161,7 @@ cdef class _Files(_Sender):
                 progress(size - self.file_left, size)
         if not self.file_checked:
             self.check_file_trailer(file, held, until)
-            self.delivered()
+            self.handed_over()
         self.file = None
         return size
 

@@ -9,6 +9,7 @@ turns bytes, however they were cut, into messages and does no I/O.  A
 The parts of this one module, each built on those before it:
 
     sockio.h        the operating system
+    rights.h        what only Unix sockets have
     poller.h        its ways to wait for many sockets
     layout.pxi      headers read and written, in plain C
     formats.pxi     the formats as classes
@@ -24,6 +25,7 @@ The parts of this one module, each built on those before it:
     receive.pxi     the receiving half of a stream
     send.pxi        the sending half
     files.pxi       frames from and to files
+    passing.pxi     descriptors that come with messages, and records
     answer.pxi      a server's turn with a connection
     closing.pxi     how it ends
     options.pxi     what can be set on a stream and asked of it
@@ -153,6 +155,7 @@ include "buffer.pxi"
 include "receive.pxi"
 include "send.pxi"
 include "files.pxi"
+include "passing.pxi"
 include "answer.pxi"
 include "closing.pxi"
 include "options.pxi"

@@ -24,7 +24,7 @@ cdef class _Options(_Closer):
         try:
             if self.inside and self.into == NULL and self.look() == PART:
                 self.begin(NULL, 0)
-            self.format = value
+            self.use_format(value)
             self.scanned = 0
         finally:
             self.leave_receiving()

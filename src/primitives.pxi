@@ -41,9 +41,20 @@ cdef object own_timeout(sock, timeout):
     return None if get is None else get()
 
 
+cdef object _SOCK_SEQPACKET = getattr(_socket, "SOCK_SEQPACKET", None)
+cdef object type_of_socket = _socket.SocketType.type.__get__
+
+
 cdef _OneFrame borrow(sock, Format framing, timeout):
     cdef _OneFrame port = _OneFrame()
     port.attach(sock, seconds_or_none(own_timeout(sock, timeout)), 0.0)
+    if _SOCK_SEQPACKET is not None and port.kind == SOCKET and (
+        sock_keeps_records(port.reader) if isinstance(sock, int)
+        else type_of_socket(sock) == _SOCK_SEQPACKET  # with no system call
+    ):
+        raise io.UnsupportedOperation(
+            "the socket gives out whole records (SOCK_SEQPACKET), of which no part can be "
+            "left for later: use Connection")
     port.format = framing
     return port
 

@@ -34,6 +34,7 @@ cdef class _Receiver(_Buffer):
     cdef Turn receiving
     cdef Head head            # of the frame that look() found
     cdef int outcome          # why look() said REFUSED
+    cdef bint plain           # frames are, and all there is to a receive is bytes
     # A large message while it is received: where it goes, how far it has come, and the
     # bytes object behind it, which is NULL while that is the caller's own buffer.
     cdef Format format_then
@@ -54,6 +55,10 @@ cdef class _Receiver(_Buffer):
     def __dealloc__(self):
         self.drop_partial()
         free_turn(&self.receiving)
+
+    cdef void use_format(self, Format format) noexcept:
+        self.format = format
+        self.plain = format.layout.plain and self.kind != PASSING and self.kind != SEQPACKET
 
     # ------------------------------------------------------------ where bytes go
 
@@ -79,7 +84,7 @@ cdef class _Receiver(_Buffer):
             left = self.room - self.end if n == 0 else min(self.room - self.end, HEAD_ROOM)
             iov_set(&iov[n], self.buf + self.end, left)
             n += 1
-        if self.winding_up:
+        if self.winding_up and self.kind != PASSING and self.kind != SEQPACKET:
             # What had come is received once more; then a frame that has begun, no further.
             if self.wound_up:
                 return self.aim_short(iov, n)
@@ -132,6 +137,7 @@ cdef class _Receiver(_Buffer):
         cdef Py_ssize_t expected = 0
         self.lost = True
         self.rest()
+        self.drop_rights()
         if self.send_error == -errno.ECONNRESET:
             # The system tells a reset once, and it was told to a send: here it would look
             # like the end that a peer means.
@@ -172,6 +178,7 @@ cdef class _Receiver(_Buffer):
         cdef Py_ssize_t size = self.format.layout.trailer_size
         cdef const unsigned char *p = <const unsigned char *>self.buf + self.start
         self.lost = True
+        self.drop_rights()
         if self.outcome == BAD_TRAILER:
             refuse_header(self.format, BAD_TRAILER, p + self.head.total - size, size, 0)
         refuse_header(self.format, self.outcome, p, self.end - self.start, self.head.length)
@@ -185,7 +192,7 @@ cdef class _Receiver(_Buffer):
         cdef bytes message = PyBytes_FromStringAndSize(
             self.buf + self.start + self.head.skip, self.message_size())
         self.consume(self.head.total)
-        self.delivered()
+        self.handed_over()
         return message
 
     cdef PyObject *pick(self) noexcept:
@@ -198,7 +205,7 @@ cdef class _Receiver(_Buffer):
         cdef Py_ssize_t room = self.end - self.start - lay.header
         cdef uint64_t length
         cdef PyObject *message
-        if room < 0 or not lay.plain or self.into != NULL or self.file is not None:
+        if room < 0 or not self.plain or self.into != NULL or self.file is not None:
             return NULL
         length = read_length(p, lay.width, lay.little)
         if length < lay.minimum:
@@ -233,7 +240,7 @@ cdef class _Receiver(_Buffer):
         cdef Py_ssize_t room = self.end - self.start
         cdef Py_ssize_t before = room
         cdef uint64_t length
-        if not lay.plain or self.into != NULL:
+        if not self.plain or self.into != NULL:
             return 0
         while most > 0 and room >= lay.header:
             length = read_length(p, lay.width, lay.little)
@@ -256,6 +263,18 @@ cdef class _Receiver(_Buffer):
         self.messages_in += 1
         if self.owed:
             self.owed -= 1
+
+    cdef int handed_over(self) except -1:
+        """As delivered(), for a message that something may have come with."""
+        self.delivered()
+        return 0
+
+    cdef void drop_rights(self) noexcept:
+        """Close the descriptors that came with messages nobody will have."""
+
+    cdef bint more_has_come(self, long long before) except -1:
+        """Receive what one receive leaves, where it does; return whether a message did."""
+        return False
 
     # ------------------------------------------------------------ large frames
 
@@ -377,7 +396,7 @@ cdef class _Receiver(_Buffer):
         if self.head.drop:
             self.consume(self.head.drop)
         self.into = NULL
-        self.delivered()
+        self.handed_over()
         return 0
 
     cdef bytes finish(self):
@@ -431,7 +450,7 @@ cdef class _Receiver(_Buffer):
                 if self.into == NULL and state == WHOLE:
                     memcpy(p, self.buf + self.start + self.head.skip, size)
                     self.consume(self.head.total)
-                    self.delivered()
+                    self.handed_over()
                     return size
                 if self.into == NULL and self.is_large():
                     self.begin(p, size)

@@ -82,6 +82,9 @@ cdef class _Records:
         self.window = _Window()
         self.records = []
         self.fd = sock.fileno()
+        if sock_keeps_records(self.fd):
+            raise io.UnsupportedOperation(
+                "TLS needs a stream, and SOCK_SEQPACKET hands out records")
         self.server_side = server_side
         self.fed = True
         self.in_wants = SOCK_READ

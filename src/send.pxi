@@ -150,6 +150,9 @@ cdef class _Sender(_Receiver):
         cdef sock_iov *iov = few
         cdef char small[SMALL]
         cdef Py_ssize_t sent
+        if self.kind == SEQPACKET:
+            self.send_record(out, until)
+            return self.flush_tail(until)
         self.messages_out += 1
         if out.total <= SMALL:
             copy_frame(out, small)
@@ -171,6 +174,37 @@ cdef class _Sender(_Receiver):
         finally:
             if iov != few:
                 PyMem_Free(iov)
+
+    cdef int send_record(self, Outgoing *out, Deadline *until) except -1:
+        """Send one frame as one record, without waiting; what does not leave is the tail.
+
+        So there is never more than one in it.
+        """
+        cdef sock_iov iov[1]
+        cdef Py_ssize_t sent
+        self.append_frame(out)
+        iov_set(&iov[0], self.tail + self.tail_start, self.tail_end - self.tail_start)
+        sent = self.try_send(iov, 1, until)
+        if sent >= 0:
+            self.drop_tail()
+        elif not sock_again(sent) and not sock_intr(sent):
+            self.drop_tail()
+            self.messages_out -= 1
+            self.fail_record(sent, out.total)
+        return 0
+
+    cdef int fail_record(self, Py_ssize_t error, Py_ssize_t size) except -1:
+        """As fail_send(), but that a record is too large is no failure of the connection."""
+        if self.kind == SEQPACKET and error == -errno.EMSGSIZE:
+            if self.duplex:
+                self.owed -= 1  # there is no request to be answered
+            raise OSError(
+                errno.EMSGSIZE,
+                f"the frame takes {size} bytes, and over this socket it must be one record, "
+                f"for which SO_SNDBUF ({sock_send_room(self.writer)}) is too small: raise "
+                "that, or send the message in parts")
+        self.fail_send(error)
+        return 0
 
     cdef int flush_tail(self, Deadline *until) except -1:
         cdef sock_iov iov[1]
@@ -242,7 +276,7 @@ cdef class _Sender(_Receiver):
         open_message(framing, &out, message, ())
         try:
             inside[0] = True
-            if out.total > GATHERED:
+            if out.total > GATHERED or self.kind == SEQPACKET:
                 count[0] += 1
                 self.transmit_message(&out, until)
             else:
@@ -260,7 +294,7 @@ cdef class _Sender(_Receiver):
         cdef const Layout *lay = &self.format.layout
         cdef Py_ssize_t n
         cdef unsigned char *p
-        if not lay.plain or not PyBytes_CheckExact(message):
+        if not self.plain or not PyBytes_CheckExact(message):
             return False
         n = PyBytes_GET_SIZE(message)
         if self.tail == NULL:
@@ -294,7 +328,7 @@ cdef class _Sender(_Receiver):
         cdef sock_iov iov[1]
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t n, sent = 0
-        if not lay.plain or not PyBytes_CheckExact(message) or self.kind != SOCKET:
+        if not lay.plain or not PyBytes_CheckExact(message) or self.kind > PASSING:
             return NOT_SENT
         n = PyBytes_GET_SIZE(message)
         if n > SMALL - lay.header or <uint64_t>n > lay.limit or n + lay.surplus < lay.minimum:
@@ -345,20 +379,26 @@ cdef class _Sender(_Receiver):
         return 0
 
     cdef int queue(self, message) except -1:
-        """Append a frame to the tail."""
+        """Append a frame to the tail, which holds no record."""
         cdef Outgoing out
         cdef Format framing = self.format
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         if self.append_plain(message):
             return 0
         open_message(framing, &out, message, ())
         try:
-            self.append_frame(&out)
+            if self.kind == SEQPACKET:
+                self.send_record(&out, &until)
+            else:
+                self.append_frame(&out)
         finally:
             close_message(&out)
         return 0
 
     cdef bint is_batch_full(self) noexcept:
-        return self.kind == FOREIGN or self.tail_end - self.tail_start > GATHERED
+        if self.kind == FOREIGN or self.kind == SEQPACKET:
+            return True
+        return self.tail_end - self.tail_start > GATHERED
 
     cdef int exchange(self, list replies, Deadline *until) except -1:
         """Send the tail, taking in replies while the peer does not read."""

@@ -22,6 +22,7 @@ cdef class FrameStream(_Options):
             _tls = _Tls(sock)
         self.attach(sock, seconds_or_none(timeout), spin, _tls)
         self.format = framing
+        self.use_kind()
         self.owner = True
 
     @classmethod
@@ -91,6 +92,7 @@ cdef class FrameStream(_Options):
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t most = PY_SSIZE_T_MAX if limit is None else limit
         cdef list messages
+        cdef long long before = self.bytes_in
         if most < 1:
             raise ValueError(f"limit is {limit}, expected 1 or more, or None")
         self.enter(&self.receiving, &until)
@@ -98,10 +100,29 @@ cdef class FrameStream(_Options):
             messages = [self.next(&until)]
             while len(messages) < most and self.into == NULL:
                 self.pick_all(messages, most - len(messages))
-                if len(messages) == most or self.look() != WHOLE:
+                if len(messages) == most:
+                    break
+                if self.look() != WHOLE and not self.more_has_come(before):
                     break
                 messages.append(self.cut())
             return messages
+        finally:
+            self.leave_receiving()
+
+    def recv_fds(self):
+        """Return the next message and a list of the descriptors that came with it.
+
+        They are the caller's to close, and not inherited by other programs.  What calls
+        other than this one receive has its descriptors closed.
+
+        Raises: as `recv`; FramingError: there were more than `max_fds`, all are closed, and
+            the error's `message` is what they came with; RuntimeError: `max_fds` is 0;
+            io.UnsupportedOperation: this is no Unix socket.
+        """
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
+        self.enter(&self.receiving, &until)
+        try:
+            return self.next_with_rights(&until)
         finally:
             self.leave_receiving()
 
@@ -188,6 +209,39 @@ cdef class FrameStream(_Options):
                 self.begin_send(&until)
                 accepted = True
                 self.transmit_message(&out, &until)
+            finally:
+                self.leave_sending()
+        except (TimeoutError, BlockingIOError) as error:
+            error.accepted = accepted
+            raise
+        finally:
+            close_message(&out)
+
+    def send_fds(self, message, fds):
+        """Send one message, with descriptors that the peer gets as its own.
+
+        Args:
+            message: its first byte takes the descriptors along.
+            fds: descriptors, or objects with `fileno`, 253 at most; they stay open here.
+
+        Raises: as `send`; after a timeout either the descriptors have gone and the error's
+            `accepted` is True, or nothing has.  OSError: one of them is not open;
+            io.UnsupportedOperation: this is no Unix socket.
+        """
+        cdef Outgoing out
+        cdef Format framing = self.format
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
+        cdef bint accepted = False
+        cdef int numbers[253]
+        cdef list given = list(fds)
+        cdef int count = take_descriptors(given, numbers)
+        open_message(framing, &out, message, ())
+        try:
+            self.enter(&self.sending, &until)
+            try:
+                self.check_passing(self.writer)
+                self.begin_send(&until)
+                self.transmit_with_rights(&out, numbers, count, &accepted, &until)
             finally:
                 self.leave_sending()
         except (TimeoutError, BlockingIOError) as error:
@@ -427,6 +481,7 @@ cdef class FrameStream(_Options):
                         "detach(leftover=True) returns them too"
                     )
                 rest = self.take_leftover() if leftover else b""
+                self.drop_rights()
                 self.closed = True
                 sock, self.sock = self.sock, _closed
             finally:

@@ -15,6 +15,8 @@ cdef extern from "Python.h":
 
 cdef enum Kind_of_end:
     SOCKET
+    PASSING                   # one that takes descriptors: see passing.pxi
+    SEQPACKET                 # one that keeps the borders of what was sent: there too
     ENCRYPTED                 # a socket, with TLS in between
     PIPE
     FOREIGN
@@ -156,7 +158,7 @@ cdef class _Transport:
             wake_close(&self.wake)
 
     cdef bint is_socket(self) noexcept:
-        return self.kind == SOCKET or self.kind == ENCRYPTED
+        return self.kind <= ENCRYPTED
 
     # ------------------------------------------------------------ turns
 
@@ -369,11 +371,17 @@ cdef class _Transport:
             got = self.crypt.receive(iov, n)
         elif self.kind == PIPE:
             got = pipe_read(self.reader, iov_base(&iov[0]), size, self.reader_nonblocking)
-        else:
+        elif self.kind == FOREIGN:
             got = self.foreign_receive(iov_base(&iov[0]), size, until)
+        else:
+            got = self.receive_specially(iov, n)
         if got > 0:
             self.bytes_in += got
         return got
+
+    cdef Py_ssize_t receive_specially(self, sock_iov *iov, int n) except? -1:
+        """As try_receive(), for PASSING and SEQPACKET."""
+        raise NotImplementedError
 
     cdef int aim(self, sock_iov *iov) except -1:
         """Set at most two pieces to where the next bytes go; return how many."""
@@ -438,7 +446,7 @@ cdef class _Transport:
         cdef double left = self.remaining(until)
         cdef double end, slice_end
         cdef long long tries = 0
-        cdef bint peek = self.crypt is not None
+        cdef bint peek = self.kind != SOCKET
         end = sock_now() + (self.spinning if left < 0 else min(left, self.spinning))
         while True:
             with nogil:
@@ -464,7 +472,7 @@ cdef class _Transport:
         cdef Py_ssize_t sent = 0, size = 0
         cdef int i
         self.calls_out += 1
-        if self.kind == SOCKET:
+        if self.kind <= SEQPACKET:
             n = min(n, IOV_MOST)
             for i in range(n):
                 size += iov_len(&iov[i])
