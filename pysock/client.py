@@ -11,7 +11,7 @@ import threading
 import time
 
 from .address import Address, AddressLike, connect, format_peer, is_local, parse
-from .connection import Connection, check_options, send_at_once
+from .connection import Connection, check_options, keeps_records, send_at_once
 from .errors import ConnectionClosed
 from .framing import Format, LengthField, _Tls
 
@@ -164,6 +164,10 @@ class Client(Connection):
         from .greeting import binding_of, conduct, prove, secure, wire_of
 
         plain = not hasattr(sock, "getpeercert")
+        if keeps_records(sock):
+            raise ValueError(
+                "sock= keeps records (SOCK_SEQPACKET): tls= and authkey= need a stream"
+            )
         if not plain and self._context is not None:
             raise ValueError("sock= has TLS already, which tls= would do once more")
         if self._authkey is not None and self._context is None and plain:

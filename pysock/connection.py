@@ -163,6 +163,12 @@ def send_at_once(sock: Any) -> bool:
     return True
 
 
+def keeps_records(sock: Any) -> bool:
+    """Whether a socket gives out whole records (SOCK_SEQPACKET) instead of a stream."""
+    kind = getattr(socket, "SOCK_SEQPACKET", None)
+    return kind is not None and getattr(sock, "type", None) == kind
+
+
 def check_options(
     framing: object,
     timeout: float | None,

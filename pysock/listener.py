@@ -18,6 +18,7 @@ __all__ = ["Listener", "Shortage", "open_listeners"]
 _OVER = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
+_SEQPACKET = getattr(socket, "SOCK_SEQPACKET", None)
 
 
 class Shortage(Exception):
@@ -68,6 +69,11 @@ class Listener:
             self.address = Address(scheme, self.address.host or "localhost", self.sockname[1])
         self.pause = _FIRST_PAUSE
         self.watch: Any = None  # while the server waits for clients
+
+    @property
+    def keeps_records(self) -> bool:
+        """Whether its clients have sockets of records (SOCK_SEQPACKET), not streams."""
+        return self.sock.type == _SEQPACKET
 
     def let_others_connect(self) -> None:
         """Let every user of this machine connect to the Unix path that was made here.
@@ -146,7 +152,7 @@ def open_listeners(
 
 
 def _checked(sock: socket.socket) -> socket.socket:
-    if sock.type != socket.SOCK_STREAM:
+    if sock.type not in (socket.SOCK_STREAM, _SEQPACKET):
         raise ValueError(f"{sock!r} is no stream socket: expected one that listens")
     try:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

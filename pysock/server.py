@@ -173,6 +173,11 @@ class Server(Runner):
         """Refuse addresses that strangers reach where they must not."""
         for listener in self._listeners:
             unix = bool(listener.address.path)
+            if self._handshakes.needed and listener.keeps_records:
+                raise ValueError(
+                    f"'{listener.address}' keeps records (SOCK_SEQPACKET): tls=, authkey= and "
+                    "proxy_protocol= need a stream"
+                )
             if self._allow_uids is not None and not unix:
                 raise ValueError(
                     f"allow_uids is for Unix sockets, which '{listener.address}' is not"

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -444,3 +445,15 @@ def test_exact_reads_are_refused_and_take_nothing(number):
             with pytest.raises(io.UnsupportedOperation, match="whole records"):
                 call()
         assert far.recv(99) == FIELD.encode(b"hello")
+
+
+def test_tls_and_keys_are_refused():
+    near, far = pair()
+    context = ssl.create_default_context()
+    with near, far:
+        for options in (
+            {"tls": context, "server_hostname": "x"},
+            {"authkey": bytes(range(32))},
+        ):
+            with pytest.raises(ValueError, match=r"sock= keeps records .* need a stream"):
+                Client(sock=near, **options)

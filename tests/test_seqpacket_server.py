@@ -1,0 +1,136 @@
+"""A server's clients over SOCK_SEQPACKET, on a listener that its user has made."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conftest import linux
+from peers import LONG, background, pattern
+from pysock import Client, Server, Session
+from pysock.errors import ConnectionClosed
+from pysock.framing import Delimiter, Format, LengthField, Raw
+
+pytestmark = linux
+
+FIELD = LengthField()
+END = Delimiter(b"\xff\xff\xff")  # which no pattern holds
+SEQPACKET = getattr(socket, "SOCK_SEQPACKET", 5)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, SEQPACKET) as sock:
+        sock.bind("")  # a name that the system makes up
+        sock.listen()
+        yield sock
+
+
+def client_of(server: Server, framing: Format, **options: Any) -> Client:
+    sock = socket.socket(socket.AF_UNIX, SEQPACKET)
+    sock.connect(server.server_address)
+    return Client(sock=sock, framing=framing, timeout=LONG, **options)
+
+
+@pytest.mark.parametrize("framing", [Raw(), FIELD, END], ids=repr)
+def test_server_on_a_listener_of_records(listener, framing):
+    def handle(message: bytes) -> list[bytes]:
+        return [message.upper(), b"-", b"+" * 100_000]
+
+    with Server(listener, handle, framing=framing) as server:
+        server.start()
+        with client_of(server, framing) as client:
+            for size in (1, 70_000, 150_000):
+                assert client.request(pattern(size)) == pattern(size).upper()
+                assert client.recv() == b"-"
+                assert client.recv() == b"+" * 100_000
+            sent = [b"%d" % i for i in range(300)]
+            with background(client.send_many, sent):
+                for message in sent:
+                    assert client.recv() == message
+                    client.recv()
+                    assert len(client.recv()) == 100_000
+        server.stop(LONG)
+    assert server.stats["handler_errors"] == 0
+
+
+class Echo(Session):
+    def handle(self) -> None:
+        for message in self.connection:
+            self.connection.send(message)
+
+
+def test_session_of_records_ends_with_its_server(listener):
+    with Server(listener, Echo, framing=Raw()) as server:
+        server.start()
+        with client_of(server, Raw()) as client:
+            assert client.request(pattern(70_000)) == pattern(70_000)
+            server.stop(LONG)
+            with pytest.raises(ConnectionClosed):
+                client.recv()
+
+
+def test_what_has_come_is_answered_when_the_server_stops(listener):
+    entered, go = threading.Event(), threading.Event()
+
+    def handle(message: bytes) -> bytes:
+        entered.set()
+        go.wait(LONG)
+        return message
+
+    with Server(listener, handle, framing=Raw(), workers=1) as server:
+        server.start()
+        with client_of(server, Raw()) as client:
+            messages = [b"%d" % i for i in range(50)]
+            client.send_many(messages)
+            entered.wait(LONG)
+            with background(server.stop, LONG):
+                go.set()
+                assert list(client) == messages
+
+
+def test_record_above_the_limit_ends_a_servers_connection(listener):
+    with Server(listener, bytes.upper, framing=Raw(max_frame=100)) as server:
+        server.start()
+        with client_of(server, Raw()) as client:
+            assert client.request(b"x" * 100) == b"X" * 100
+            client.send(b"x" * 101)
+            with pytest.raises((ConnectionClosed, ConnectionResetError)):
+                client.recv()
+        server.stop(LONG)
+
+
+def test_reply_above_so_sndbuf_is_the_handlers_error(listener):
+    with Server(listener, lambda message: bytes(1 << 20), framing=Raw()) as server:
+        server.handle_error = lambda *args: None  # type: ignore[method-assign]
+        server.start()
+        with client_of(server, Raw()) as client:
+            client.send(b"x")
+            with pytest.raises((ConnectionClosed, ConnectionResetError)):
+                client.recv()
+        server.stop(LONG)
+    assert server.stats["handler_errors"] == 1
+
+
+def test_what_comes_before_messages_needs_a_stream(listener):
+    with pytest.raises(
+        ValueError, match=r"keeps records \(SOCK_SEQPACKET\): .* need a stream"
+    ):
+        Server(listener.dup(), bytes.upper, authkey=os.urandom(32))
+    with pytest.raises(
+        ValueError, match=r"keeps records \(SOCK_SEQPACKET\): .* need a stream"
+    ):
+        Server(listener.dup(), bytes.upper, proxy_protocol="v1", trusted_proxies=["::1"])
+
+
+def test_datagram_listener_is_refused():
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+        pytest.raises(ValueError, match="no stream socket"),
+    ):
+        Server(sock, bytes.upper)
