@@ -25,6 +25,7 @@ from pysock.framing import (
     Netstring,
     Raw,
     Varint,
+    _Tls,
     recv_exactly,
     recv_exactly_into,
     recv_frame,
@@ -457,3 +458,5 @@ def test_tls_and_keys_are_refused():
         ):
             with pytest.raises(ValueError, match=r"sock= keeps records .* need a stream"):
                 Client(sock=near, **options)
+        with pytest.raises(io.UnsupportedOperation, match="TLS needs a stream"):
+            _Tls(near, context)

@@ -59,6 +59,24 @@ def test_server_on_a_listener_of_records(listener, framing):
     assert server.stats["handler_errors"] == 0
 
 
+@pytest.mark.parametrize("framing", [FIELD, END], ids=repr)
+def test_frames_in_pieces_within_the_servers_memory(listener, framing):
+    with Server(listener, len_of, framing=framing, max_memory=1 << 20) as server:
+        server.start()
+        for size in (300_000, 800_000):
+            with socket.socket(socket.AF_UNIX, SEQPACKET) as sock:
+                sock.connect(server.server_address)
+                frame = framing.encode(pattern(size))
+                for at in range(0, len(frame), 100_000):
+                    sock.send(frame[at : at + 100_000])
+                assert sock.recv(99) == framing.encode(b"%d" % size)
+        server.stop(LONG)
+
+
+def len_of(message: bytes) -> bytes:
+    return b"%d" % len(message)
+
+
 class Echo(Session):
     def handle(self) -> None:
         for message in self.connection:
