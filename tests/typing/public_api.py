@@ -94,6 +94,10 @@ def streams(sock: socket.socket) -> None:
     assert_type(stream.request_many([b"one", b"two"]), list[bytes])
     assert_type(stream.sendfile(io.BytesIO(b"x"), count=1), int)
     assert_type(stream.recvfile(io.BytesIO(), progress=lambda done, size: None), int)
+    stream.max_fds = 2
+    stream.send_fds(b"message", [0, sock])
+    stream.send_fds(b"message", ["0"])  # type: ignore[list-item]
+    assert_type(stream.recv_fds(), tuple[bytes, list[int]])
     assert_type(stream.stats, Stats)
     assert_type(stream.stats.messages_in, int)
     assert_type(stream.gettimeout(), float | None)
