@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from conftest import linux
-from peers import LONG, background, pattern
-from pysock import Client, Server, Session
+from peers import LONG, background, pattern, until
+from pysock import Client, Connection, Server, Session
 from pysock.errors import ConnectionClosed
 from pysock.framing import Delimiter, Format, LengthField, Raw
 
@@ -110,6 +110,52 @@ def test_what_has_come_is_answered_when_the_server_stops(listener):
             with background(server.stop, LONG):
                 go.set()
                 assert list(client) == messages
+
+
+def test_session_gets_what_has_come_when_its_server_stops(listener):
+    entered, go, rest = threading.Event(), threading.Event(), []
+
+    class Slow(Session):
+        def handle(self) -> None:
+            self.connection.recv()
+            entered.set()
+            go.wait(LONG)
+            until(lambda: self.connection.stopping)
+            rest.extend(self.connection.recv() for _ in range(5))
+            self.connection.recv()
+
+    with Server(listener, Slow, framing=Raw()) as server:
+        server.start()
+        with client_of(server, Raw()) as client:
+            client.send(b"first")
+            entered.wait(LONG)
+            messages = [b"%d" % i for i in range(5)]
+            client.send_many(messages)
+            with background(server.stop, LONG):
+                go.set()
+                with pytest.raises(ConnectionClosed):
+                    client.recv()
+    assert rest == messages
+
+
+def test_replies_keep_their_borders_while_the_client_does_not_read(listener):
+    calls = 0
+
+    def handle(message: bytes, connection: Connection) -> bytes:
+        nonlocal calls
+        calls += 1
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        return message + pattern(1000)
+
+    with Server(listener, handle, framing=Raw()) as server:
+        server.start()
+        with client_of(server, Raw()) as client:
+            client.send_many(b"%02d" % i for i in range(50))
+            until(lambda: calls > 3)
+            assert [client.recv() for _ in range(50)] == [
+                b"%02d" % i + pattern(1000) for i in range(50)
+            ]
+        server.stop(LONG)
 
 
 def test_record_above_the_limit_ends_a_servers_connection(listener):
