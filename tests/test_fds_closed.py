@@ -68,6 +68,17 @@ def test_every_other_call_closes_them(both, files):
     assert opened() == before
 
 
+def test_message_that_was_read_ahead_leaves_none(plain, files):
+    sock, other = plain
+    before = opened()
+    sock.sendall(FIELD.encode(b"one"))
+    pass_on(sock, FIELD.encode(b"two"), files[:1])
+    assert other.recv() == b"one"
+    assert opened() == before + 1
+    assert other.recv() == b"two"
+    assert opened() == before
+
+
 def test_large_message_received_without_them(plain, files):
     sock, other = plain
     before = opened()

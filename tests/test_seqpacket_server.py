@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -113,14 +114,14 @@ def test_what_has_come_is_answered_when_the_server_stops(listener):
 
 
 def test_session_gets_what_has_come_when_its_server_stops(listener):
-    entered, go, rest = threading.Event(), threading.Event(), []
+    entered, rest = threading.Event(), []
 
     class Slow(Session):
         def handle(self) -> None:
             self.connection.recv()
+            told = self.connection._wake_fileno()
             entered.set()
-            go.wait(LONG)
-            until(lambda: self.connection.stopping)
+            assert select.select([told], [], [], LONG)[0]
             rest.extend(self.connection.recv() for _ in range(5))
             self.connection.recv()
 
@@ -131,10 +132,8 @@ def test_session_gets_what_has_come_when_its_server_stops(listener):
             entered.wait(LONG)
             messages = [b"%d" % i for i in range(5)]
             client.send_many(messages)
-            with background(server.stop, LONG):
-                go.set()
-                with pytest.raises(ConnectionClosed):
-                    client.recv()
+            with background(server.stop, LONG), pytest.raises(ConnectionClosed):
+                client.recv()
     assert rest == messages
 
 
