@@ -7,6 +7,7 @@ UDP and Unix datagram sockets, groups and broadcasts.  The calls themselves are 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 
@@ -57,6 +58,14 @@ class DatagramClient(DatagramSocket):
         ValueError: an argument is malformed.
     """
 
+    _temporary: str | None = None
+    _bound: tuple[str, tuple[int, int]] | None = None
+    _target: Any = None
+    _connects = False
+    _pid = 0
+    _options: tuple[bool, int | None, str | int | None] = (False, None, None)
+    _told = ""
+
     def __init__(
         self,
         address: AddressLike | None = None,
@@ -70,10 +79,7 @@ class DatagramClient(DatagramSocket):
         max_datagram: int | None = None,
     ) -> None:
         self._groups: list[tuple[str, str | int | None]] = []
-        self._temporary: str | None = None
-        self._target: Any = None
-        self._connects = False
-        self._bound: tuple[str, tuple[int, int]] | None = None
+        self._pid = os.getpid()
         self._options = (broadcast, ttl, interface)
         if timeout is not None and not isinstance(timeout, int | float):
             raise TypeError(f"timeout is a {type(timeout).__name__}, expected seconds")
@@ -104,6 +110,7 @@ class DatagramClient(DatagramSocket):
             family, bound = dgramsocket.local(here)
         if address is not None:
             family, self._target = dgramsocket.remote(address, family)
+            self._told = str(dgramsocket.parse_datagram(address))
             host = "" if isinstance(self._target, str) else self._target[0]
             self._connects = not broadcast and not dgramsocket.is_group(host)
         elif family == socket.AF_UNSPEC:
@@ -119,11 +126,10 @@ class DatagramClient(DatagramSocket):
             self._bound = here.path, dgramsocket.identity(here.path)
         try:
             self._connect(sock)
-        except OSError as exc:
+        except OSError:
             sock.close()
             self._clean_up()
-            told = dgramsocket.parse_datagram(address) if address is not None else here
-            raise _explained(exc, f"cannot send to {told}") from None
+            raise
         return sock
 
     def _bind(self, bound: Any = None) -> socket.socket:
@@ -133,8 +139,18 @@ class DatagramClient(DatagramSocket):
         return dgramsocket.bound(self._family, bound)
 
     def _connect(self, sock: socket.socket) -> None:
-        if self._connects:
+        if not self._connects:
+            return
+        try:
             sock.connect(self._target)
+        except OSError as exc:
+            raise _explained(exc, f"cannot send to {self._told}") from None
+
+    def _connect_again(self) -> bool:
+        # Linux undoes it where a Unix server has ended; another may be there by now.
+        if self._connects:
+            self._connect(self.socket)
+        return self._connects
 
     def _replacement(self) -> socket.socket:
         old = self._temporary
@@ -165,8 +181,9 @@ class DatagramClient(DatagramSocket):
 
         A reply that comes when its request is over is not taken for that of a later one:
         after a request that was repeated or given up the next goes out from another port,
-        unless the socket or its address was given by the caller.  Then, and where several
-        may answer, pass *match*.
+        with another descriptor, unless the socket or its address was given by the caller.
+        Then, and where several may answer, or what was sent by `send` is answered as well,
+        pass *match*.
 
         Args:
             message: the request.
@@ -238,6 +255,8 @@ class DatagramClient(DatagramSocket):
 
     def _clean_up(self) -> None:
         """Remove the paths that were made for it, while the socket is open."""
+        if self._pid != os.getpid():
+            return  # they are the parent's
         if self._bound is not None:
             dgramsocket.unlink_if_same(*self._bound)
             self._bound = None

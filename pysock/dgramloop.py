@@ -66,6 +66,7 @@ class DatagramLoop(Workers):
         self._wait_for_handlers(max(now, min(stop_at, now + 86400)))
         self._crew.hurried = True
         self._join(time.monotonic() + CUT)
+        self._crew.give_up()
         self.server._finish_counting(self)
         if not self._crew.threads:
             self._crew.close()
@@ -89,7 +90,7 @@ class DatagramLoop(Workers):
             if now >= stop_at:
                 self._end()
                 return NEVER
-            if not self._draining:
+            if not self._draining and self.server.fileno() >= 0:
                 self._draining = True
                 room = self.server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
                 self._crew.drain(max(64, room // _SMALLEST))
@@ -102,6 +103,11 @@ class DatagramLoop(Workers):
         self._over = True
         self._crew.end()
         self._poke()
+
+    def abandon(self) -> None:
+        """End at once: the socket is about to be closed."""
+        self._end()
+        self._crew.give_up()
 
     def _drained(self) -> None:
         """Hear that all has been served that had come when the server was stopped."""

@@ -109,6 +109,7 @@ class DatagramServer(Runner):
                 "for streams only"
             )
         super().__init__()
+        self._pid = os.getpid()
         self.handler = handler
         self.workers = default_workers() if workers is None else workers
         self.max_amplification = max_amplification
@@ -140,9 +141,9 @@ class DatagramServer(Runner):
         if isinstance(address, socket.socket):
             dgramsocket.check(address)
             name = address.getsockname()
-            if isinstance(name, tuple):
+            if isinstance(name, tuple) and (name[1] or address.type != socket.SOCK_DGRAM):
                 return address, Address("udp", name[0], name[1])
-            if not name:
+            if not name or isinstance(name, tuple):
                 raise ValueError(f"{address!r} is not bound: nobody could send to it")
             path = os.fsdecode(name)
             return address, Address("unixgram", path=path)
@@ -150,7 +151,6 @@ class DatagramServer(Runner):
         sock, self._made = dgramsocket.serving(
             target, self.allow_reuse_address, reuse_port, broadcast
         )
-        self._pid = os.getpid()
         if target.path:
             return sock, target
         return sock, Address("udp", target.host or "localhost", sock.getsockname()[1])
@@ -212,7 +212,10 @@ class DatagramServer(Runner):
         super().stop(drain)
 
     def server_close(self) -> None:
-        """Close the socket, and remove the Unix path that it made."""
+        """Close the socket, and remove the Unix path that it made; this ends the server."""
+        loop = self._loop if self._pid == os.getpid() else None
+        if loop is not None:
+            loop.abandon()
         if self._made is not None and self._pid == os.getpid():
             dgramsocket.unlink_if_same(self.address.path, self._made)
             self._made = None
@@ -268,7 +271,7 @@ class DatagramServer(Runner):
 
     def _tell_lost(self, what: str, length: int, address: Any, error: int | None) -> None:
         """Log that a datagram does not get where it was to go."""
-        peer = format_peer(address) if address is not None else "a socket without a name"
+        peer = _peer(address)
         if what == "request":
             told = f"{length} bytes" if length else f"more than {self.max_datagram} bytes"
             self._seldom.log(
@@ -326,7 +329,7 @@ class DatagramServer(Runner):
             self._seldom.log(
                 logging.WARNING,
                 "a datagram from %s is refused: it is no trusted proxy",
-                format_peer(address),
+                _peer(address),
             )
             return None
         try:
@@ -348,3 +351,7 @@ class DatagramServer(Runner):
             return None  # a health check, or a header whose datagram goes elsewhere
         client = address if header.source is None else header.source
         return datagram[size:], client, header
+
+
+def _peer(address: Any) -> str:
+    return "a socket without a name" if address is None else format_peer(address)

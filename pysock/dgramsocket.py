@@ -253,19 +253,28 @@ def set_options(
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
-        elif sock.family == socket.AF_INET:
+        if _speaks_ipv4(sock):
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
     if interface is None:
         return
-    if sock.family == socket.AF_INET6:
+    ipv4 = isinstance(interface, str) and interface.count(".") == 3
+    if sock.family == socket.AF_INET6 and not ipv4:
         index = _index(interface)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-    elif sock.family == socket.AF_INET:
+    if _speaks_ipv4(sock):
         option = _ipv4_interface(interface)
         if len(option) == 8:
             option = b"\0\0\0\0" + option  # no group
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, option)
+
+
+def _speaks_ipv4(sock: socket.socket) -> bool:
+    if sock.family == socket.AF_INET6:
+        # An IPv6 socket that takes IPv4 as well has these options too, on Linux.
+        only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        return sys.platform == "linux" and not only
+    return sock.family == socket.AF_INET
 
 
 def _only_joined(sock: socket.socket) -> None:

@@ -1,6 +1,10 @@
 # DatagramSocket: requests, what can be asked of it, and its end.
 
 
+cdef enum:
+    STALE_MOST = 16           # receives; who sends without end is not followed to it
+
+
 cdef class DatagramSocket(_Datagrams):
     """Whole datagrams over one socket, for blocking code.
 
@@ -24,6 +28,7 @@ cdef class DatagramSocket(_Datagrams):
         self.inbox = make_inbox(max_datagram)
         self.ask = 1
         self.family = sock.family
+        self.raw = sock.type == getattr(_socket, "SOCK_RAW", None)
         self.attach(sock, seconds_or_none(timeout), 0)
         self.owner = True
 
@@ -39,22 +44,24 @@ cdef class DatagramSocket(_Datagrams):
         cdef Deadline until = Deadline(seconds_or_none(seconds), NOT_BEGUN)
         cdef Deadline attempt = until
         cdef long made = 0
-        cdef double end = 0, interval = NO_LIMIT
-        refusal = None
+        cdef double interval = NO_LIMIT
+        cdef bint stale
+        if attempts > 1:
+            self.remaining(&until)  # from now on
+            interval = until.seconds / attempts
         self.enter(&self.sending, &until)
         try:
             self.enter(&self.receiving, &until)
             try:
-                if self.owed:
-                    self.start_afresh()
-                if attempts > 1:
-                    interval = until.seconds / attempts
-                    end = sock_now() + until.seconds
-                while made < attempts:
+                stale = self.owed
+                while True:
                     made += 1
                     if attempts > 1:
-                        attempt = Deadline(interval, end - (attempts - made) * interval)
+                        attempt = Deadline(interval, until.at - (attempts - made) * interval)
                     try:
+                        if stale:
+                            self.start_afresh()
+                            stale = False
                         self.owed = True
                         self.send_one(
                             message, &self.target if self.has_target else NULL, &attempt)
@@ -63,14 +70,11 @@ cdef class DatagramSocket(_Datagrams):
                         return reply
                     except TimeoutError:
                         if made == attempts:
-                            if refusal is not None:
-                                raise refusal from None
                             raise
-                    except ConnectionRefusedError as exc:
+                    except (ConnectionRefusedError, FileNotFoundError):
                         # Nobody is there yet, or for the moment.
                         if made == attempts:
                             raise
-                        refusal = exc.with_traceback(None)
                         self.sit_out(&attempt)
             finally:
                 self.leave_receiving()
@@ -123,7 +127,9 @@ cdef class DatagramSocket(_Datagrams):
         else:
             # All that can be done is to drop what has come.
             self.ignored += self.filled - self.at
-            while self.try_fill(DGRAM_BATCH, False) > 0:
+            for _ in range(STALE_MOST):
+                if self.try_fill(DGRAM_BATCH, False) <= 0:
+                    break
                 self.ignored += self.filled
             self.at = self.filled = 0
         self.owed = False
@@ -162,6 +168,7 @@ cdef class DatagramSocket(_Datagrams):
     @property
     def max_datagram(self):
         """The longest datagram that is taken, in bytes."""
+        self.check_made()
         return self.inbox.room
 
     @property
@@ -176,6 +183,7 @@ cdef class DatagramSocket(_Datagrams):
         None where the system does not tell.
         """
         cdef long long count = -1
+        self.check_made()
         if not self.closed:
             count = dgram_dropped(self.reader)
         return None if count < 0 else count
@@ -191,14 +199,22 @@ cdef class DatagramSocket(_Datagrams):
     @property
     def socket(self):
         """The socket; it stays this object's."""
+        self.check_made()
         return self.sock
+
+    cdef int check_made(self) except -1:
+        if self.sock is None:
+            self.check_owner()
+        return 0
 
     def fileno(self):
         """Return the descriptor, -1 once closed."""
+        self.check_made()
         return -1 if self.closed else self.sock.fileno()
 
     def _ready(self):
         """Whether a receive would not wait; None where another thread is at it."""
+        self.check_made()
         if self.closed or self.at < self.filled or self.kept is not None:
             return True
         if self.receiving.owner != 0:
@@ -219,17 +235,22 @@ cdef class DatagramSocket(_Datagrams):
             RuntimeError: there are datagrams that have been received and not handed over.
         """
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
-        self.enter(&self.receiving, &until)
+        self.enter(&self.sending, &until)
         try:
-            if self.at < self.filled:
-                raise RuntimeError(
-                    f"{self.filled - self.at} datagrams have been received already: take "
-                    "them with recv_many() first")
-            sock, self.sock = self.sock, _closed
-            self.closed = True
-            return sock
+            self.enter(&self.receiving, &until)
+            try:
+                if self.at < self.filled:
+                    raise RuntimeError(
+                        f"{self.filled - self.at} datagrams have been received already: take "
+                        "them with recv_many() first")
+                sock, self.sock = self.sock, _closed
+                self.closed = True
+                self.release_wake()
+                return sock
+            finally:
+                self.leave(&self.receiving)
         finally:
-            self.leave(&self.receiving)
+            self.leave(&self.sending)
 
     def close(self):
         """Close the socket; may be called twice.
@@ -265,10 +286,10 @@ cdef class DatagramSocket(_Datagrams):
         if self.receiving.owner == me or self.sending.owner == me:
             self.closing = True  # inside a call of this very thread, which finishes it
             return
+        self.seize(&self.sending)  # in the order that a request has
         self.seize(&self.receiving)
-        self.seize(&self.sending)
-        self.leave(&self.sending)
         self.leave(&self.receiving)
+        self.leave(&self.sending)
         self.finish_close()
 
     cdef int finish_close(self) except -1:

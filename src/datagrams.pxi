@@ -23,6 +23,8 @@ cdef extern from "dgramio.h" nogil:
     Py_ssize_t dgram_send(sock_t fd, sock_iov *iov, const dgram_peer *const *to, int n)
     int dgram_ask_answers(sock_t fd, int family)
     long long dgram_dropped(sock_t fd)
+    bint dgram_is_shut(sock_t fd)
+    void dgram_nap(long microseconds)
     int dgram_family(const dgram_peer *peer)
     bint dgram_is_local(const dgram_peer *peer)
     bint dgram_has_name(const dgram_peer *peer)
@@ -46,6 +48,7 @@ cdef enum:
 cdef int AF_INET = _socket.AF_INET
 cdef int AF_INET6 = _socket.AF_INET6
 cdef int AF_UNIX = getattr(_socket, "AF_UNIX", -1)
+cdef frozenset SCHEMES = frozenset(("tcp", "tls", "udp", "unix", "unixgram"))
 cdef double FULL_TICK = 0.001  # first pause before a full queue is tried again
 cdef double FULL_TICK_MOST = 0.02
 cdef object TOO_LARGE_FOR_ONE = "send less, or several: a datagram goes whole or not at all"
@@ -59,7 +62,7 @@ cdef dgram_inbox *make_inbox(Py_ssize_t room) except NULL:
     return inbox
 
 
-cdef int name_peer(dgram_peer *peer, int family, address) except -1:
+cdef int name_peer(dgram_peer *peer, int family, address, bint raw=False) except -1:
     """Turn an address as the socket module has it, with a number for a host, into C's."""
     cdef bint fits = False
     if family == AF_INET or family == AF_INET6:
@@ -68,8 +71,8 @@ cdef int name_peer(dgram_peer *peer, int family, address) except -1:
         host, port = address[0], operator_index(address[1])
         if not isinstance(host, str):
             raise TypeError(f"host is a {type(host).__name__}, expected a str")
-        if not 0 <= port <= 65535:
-            raise ValueError(f"port is {port}, expected 0 to 65535")
+        if not (0 if raw else 1) <= port <= 65535:
+            raise ValueError(f"port is {port}, expected 1 to 65535")
         if family == AF_INET:
             fits = dgram_name_inet(peer, PyUnicode_AsUTF8(host), port)
         else:
@@ -82,7 +85,8 @@ cdef int name_peer(dgram_peer *peer, int family, address) except -1:
         if not isinstance(address, (str, bytes)):
             raise TypeError(f"address is {address!r}, expected the path of a Unix socket")
         path = os.fsencode(address)
-        fits = dgram_name_unix(peer, PyBytes_AS_STRING(path), len(path))
+        fits = (path.startswith(b"\0") or b"\0" not in path) and dgram_name_unix(
+            peer, PyBytes_AS_STRING(path), len(path))
     elif isinstance(address, bytes):
         fits = dgram_name_bytes(peer, PyBytes_AS_STRING(address), len(address))
     else:
@@ -110,7 +114,8 @@ def _largest_datagram(sock):
     if sock.type == _socket.SOCK_DGRAM and sock.family == AF_INET6:
         return 65535 - UDP_HEADER
     # Linux takes 32 bytes of it for itself.
-    return sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF) - 32
+    most = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF) - 32
+    return min(most, 65535) if sock.family in (AF_INET, AF_INET6) else most
 
 
 def _dropped_datagrams(sock_t fd):
@@ -128,6 +133,7 @@ cdef class _Datagrams(_Transport):
     cdef int filled
     cdef int ask              # how many to ask the system for
     cdef int family
+    cdef bint raw             # it has no ports
     cdef dgram_peer target    # whom send() sends to, where the socket is not connected
     cdef bint has_target
     cdef object kept          # an error that came behind datagrams
@@ -181,6 +187,7 @@ cdef class _Datagrams(_Transport):
     cdef int fill(self, int most, Deadline *until) except -1:
         """Receive at least one datagram into the inbox, which is empty."""
         cdef Py_ssize_t got
+        cdef bint polled = False
         if self.kept is not None:
             kept, self.kept = self.kept, None
             raise kept
@@ -189,6 +196,8 @@ cdef class _Datagrams(_Transport):
             if got > 0:
                 return 0
             if sock_again(got):
+                if polled and dgram_is_shut(self.reader):
+                    raise ConnectionClosed("the socket was shut down")
                 self.waits_in += 1
                 if self.may_sleep_in_recv(until):
                     got = self.try_fill(most, True)
@@ -198,9 +207,11 @@ cdef class _Datagrams(_Transport):
                         self.nonblocking = True
                 if sock_again(got):
                     self.wait(SOCK_READ, until)
+                    polled = True
                     continue
             if sock_intr(got):
                 PyErr_CheckSignals()
+                self.check_end(SOCK_READ)
             else:
                 # About a datagram sent before, mostly: the socket goes on.
                 sock_raise(got)
@@ -383,14 +394,19 @@ cdef class _Datagrams(_Transport):
             self.leave_sending()
 
     cdef int name(self, dgram_peer *peer, address) except -1:
+        self.check_owner()
         try:
             if self.family == AF_UNIX and isinstance(address, str):
-                if address.startswith("unixgram:"):
+                if address.partition(":")[0].lower() in SCHEMES:
                     address = self._resolve(address)
-            name_peer(peer, self.family, address)
+            name_peer(peer, self.family, address, self.raw)
         except (TypeError, ValueError):
             name_peer(peer, self.family, self._resolve(address))
         return 0
+
+    def _connect_again(self):
+        """Connect where the system has undone it; return whether that is possible."""
+        return False
 
     def _resolve(self, address):
         """Turn an address of any form into the socket module's, with a number for a host."""
@@ -435,9 +451,12 @@ cdef class _Datagrams(_Transport):
                 PyErr_CheckSignals()
             elif -sent == errno.EMSGSIZE:
                 self.refuse_size(iov_len(&iov[0]))
+            elif to == NULL and -sent == errno.ENOTCONN and self._connect_again():
+                continue
             elif to == NULL and -sent in (errno.EDESTADDRREQ, errno.ENOTCONN):
                 raise OSError(
-                    -sent, "this socket has no address to send to: give it one, or use sendto()")
+                    -sent,
+                    "this socket has no address to send to: give it one, or use sendto()")
             else:
                 sock_raise(sent)
 
@@ -468,9 +487,12 @@ cdef class _Datagrams(_Transport):
 
     cdef int refuse_size(self, Py_ssize_t length) except -1:
         cdef Py_ssize_t limit = _largest_datagram(self.sock)
-        if length <= limit and self.family == AF_INET6:
-            limit -= IP_HEADER  # IPv4, by its mapped address
-        raise FrameTooLarge(length, limit, TOO_LARGE_FOR_ONE)
+        hint = TOO_LARGE_FOR_ONE
+        if length <= limit:
+            # IPv4 by its mapped address, or what the network takes unbroken.
+            limit = min(limit - IP_HEADER if self.family == AF_INET6 else limit, length - 1)
+            hint = "the way there takes none that long: send less, or several"
+        raise FrameTooLarge(length, limit, hint)
 
     def send_many(self, messages):
         """Send many datagrams in few system calls; return how many.
@@ -495,6 +517,9 @@ cdef class _Datagrams(_Transport):
         try:
             while more:
                 n = at = 0
+                self.check_end(SOCK_WRITE)
+                if until.seconds > 0:
+                    self.remaining(&until)
                 try:
                     while n < 64:
                         PyObject_GetBuffer(next(iterator), &views[n], PyBUF_SIMPLE)
@@ -517,8 +542,11 @@ cdef class _Datagrams(_Transport):
                 raise refusal
             return total
         except BaseException as exc:
+            told = exc if refusal is None else refusal
             with contextlib.suppress(AttributeError):
-                exc.accepted = total
-            raise
+                told.accepted = total
+            if told is exc:
+                raise
+            raise told
         finally:
             self.leave_sending()

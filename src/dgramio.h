@@ -257,6 +257,30 @@ static inline int dgram_ask_answers(sock_t fd, int family) {
     return 0;
 }
 
+/* Whether the receiving side was shut down: then poll() says that there is something to
+ * read, and a receive that does not wait says that there is not. */
+static inline int dgram_is_shut(sock_t fd) {
+#if defined(_WIN32)
+    (void)fd;
+    return 0;
+#else
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLRDHUP)) != 0;
+#endif
+}
+
+static inline void dgram_nap(long microseconds) {
+#ifdef _WIN32
+    Sleep((DWORD)(microseconds / 1000 + 1));
+#else
+    struct timespec t = {0, microseconds * 1000};
+    nanosleep(&t, NULL);
+#endif
+}
+
 /* How many datagrams the system has dropped for want of room, or -1 where it does not tell. */
 static inline long long dgram_dropped(sock_t fd) {
 #ifdef SO_MEMINFO

@@ -39,6 +39,7 @@ cdef class _Dispatcher(_Mailer):
     cdef public bint draining
     cdef long to_drain        # datagrams that may have come before the end
     cdef bint once
+    cdef bint served_once
     cdef int errors
     cdef readonly long messages_in, too_long, refused
     cdef readonly long long bytes_in
@@ -106,7 +107,6 @@ cdef class _Dispatcher(_Mailer):
         """Give the rest up; no thread may be in `run` any more."""
         if self.threads:
             raise RuntimeError("threads are still serving")
-        self.later.clear()
         self.server = self.unwrap = None
         self.shut()
 
@@ -125,11 +125,12 @@ cdef class _Dispatcher(_Mailer):
         """Serve until this thread leads no longer, or all is over."""
         cdef double now, breathed = 0
         cdef Py_ssize_t got
+        cdef bint polled = False
         try:
             self.flush()  # what was gathered before a handler held the last leader up
             if self.followers == 0 and self.threads < self.workers:
                 self.server._spawn()
-            while not self.over:
+            while not self.over and self.born == forks:
                 now = sock_now()
                 if self.called or now >= self.next_at:
                     atomic_set(&self.called, 0)
@@ -143,44 +144,60 @@ cdef class _Dispatcher(_Mailer):
                         pass
                     PyErr_CheckSignals()
                 if self.at < self.filled:
+                    if self.out and (
+                        self.out == DGRAM_BATCH or self.followers == 0
+                        or now - self.oldest > REPLY_DELAY
+                    ):
+                        # Also where nobody would send them if the next handler blocks.
+                        self.flush()
                     if not self.serve(lead):
                         return 0
-                    if self.once:
-                        self.end()
-                    if self.out and (
-                        self.once or self.out == DGRAM_BATCH
-                        or sock_now() - self.oldest > REPLY_DELAY
-                    ):
-                        self.flush()
+                    self.served_once = True
                     continue
                 self.flush()
+                if self.once and self.served_once:
+                    if not self.later:
+                        self.end()
+                    else:
+                        self.wait(now, 0)
+                    continue
+                if self.later and self.hold_off(now):
+                    with nogil:
+                        dgram_nap(HELD_OFF_NAP)
+                    breathed = now
+                    continue
                 got = dgram_recv(
                     self.fd, self.inbox, 1 if self.once else self.inbox.count, False)
                 if got > 0:
                     self.at = 0
                     self.filled = <int>got
                     self.errors = 0
+                    polled = False
                     if self.asleep:
                         self.ring()
                 elif sock_again(got):
                     if self.draining and not self.later:
                         self.server._drained()
-                    else:
-                        self.wait(now)
-                        breathed = sock_now()
+                        continue
+                    if polled and dgram_is_shut(self.fd):
+                        raise ConnectionClosed("the server's socket was shut down")
+                    polled = self.wait(now, SOCK_READ) & SOCK_READ
+                    breathed = sock_now()
                 elif sock_intr(got):
                     PyErr_CheckSignals()
                 else:
                     self.meet_error(got)
         finally:
-            if not lead.lost:
+            if not lead.lost and self.born == forks:
+                self.flush()
                 word_change(&self.word, lead.mine, 0)
                 self.ring()
         return 0
 
-    cdef int wait(self, double now) except -1:
+    cdef int wait(self, double now, int want) except -1:
+        """Sleep until *want*, or something else, is due; return what can be done."""
         cdef double left = max(0.0, self.next_at - now)
-        cdef int ready, want = SOCK_READ
+        cdef int ready
         if self.later:
             left = min(left, max(0.0, self.later_at - now))
         if PyThread_get_thread_ident() == main_thread:
@@ -192,7 +209,7 @@ cdef class _Dispatcher(_Mailer):
         if ready < 0 and not sock_intr(ready):
             sock_raise(ready)
         PyErr_CheckSignals()
-        return 0
+        return max(0, ready)
 
     cdef int meet_error(self, Py_ssize_t error) except -1:
         """Survive what the system says of the socket, which is mostly of one reply."""
@@ -230,10 +247,7 @@ cdef class _Dispatcher(_Mailer):
         peer = slot.peer
         message = PyBytes_FromStringAndSize(slot.data, asked)
         if self.pass_sender or self.unwrap is not None:
-            sender = Sender.__new__(Sender)
-            sender.peer = peer
-            sender.asked = asked
-            sender.crew = self
+            sender = self.sender_of(&peer, asked)
             if self.unwrap is not None:
                 message = self.unwrap(message, sender.address)
                 if message is None:
@@ -245,12 +259,9 @@ cdef class _Dispatcher(_Mailer):
             reply = self.handler(message, sender) if self.pass_sender else (
                 self.handler(message))
         except BaseException as exc:
-            leads = lead_step(lead, 0)
-            if self.workers == 0 and not isinstance(exc, Exception):
-                raise
-            self.server._failed(
-                message, dgram_address(&peer) if sender is None else sender.address)
-            return leads
+            if sender is None:
+                sender = self.sender_of(&peer, asked)
+            return self.fail(message, sender, exc, lead)
         if self.born != forks:
             lead.lost = True  # a child that has come back from a handler: not its server
             return False
@@ -264,44 +275,95 @@ cdef class _Dispatcher(_Mailer):
             self.gather(&peer, reply)
             return True
         if sender is None:
-            sender = Sender.__new__(Sender)
-            sender.peer = peer
-            sender.asked = asked
-            sender.crew = self
-        return self.reply(sender, message, reply, lead)
-
-    cdef bint reply(self, Sender sender, message, reply, Lead *lead) except -1:
-        """Send what a handler returned; return whether this thread still leads."""
-        if PyObject_CheckBuffer(reply):
-            self.reply_one(sender, reply, not lead.lost)
-            return not lead.lost
+            sender = self.sender_of(&peer, asked)
         try:
-            if isinstance(reply, (str, Mapping)) or not isinstance(reply, Iterable):
-                raise TypeError(
-                    f"a handler returns bytes, an iterable of bytes or None, "
-                    f"not {type(reply).__name__}"
-                )
-            replies = iter(reply)
-            while True:
-                lead_step(lead, 1)
-                try:
-                    one = next(replies)
-                except StopIteration:
-                    break
-                finally:
-                    lead_step(lead, 0)
-                if self.hurried:
-                    break
-                if one is None:
-                    continue
-                if not PyObject_CheckBuffer(one):
-                    raise TypeError(
-                        "a handler's iterable holds bytes or None, "
-                        f"not {type(one).__name__}"
-                    )
-                self.reply_one(sender, one, not lead.lost)
+            self.reply(sender, reply, lead)
         except BaseException as exc:
-            if self.workers == 0 and not isinstance(exc, Exception):
-                raise
-            self.server._failed(message, sender.address)
+            return self.fail(message, sender, exc, lead)
         return not lead.lost
+
+    cdef Sender sender_of(self, dgram_peer *peer, Py_ssize_t asked):
+        cdef Sender sender = Sender.__new__(Sender)
+        sender.peer = peer[0]
+        sender.asked = asked
+        sender.crew = self
+        return sender
+
+    cdef bint fail(self, message, Sender sender, exc, Lead *lead) except -1:
+        """Deal with what a handler has raised; return whether this thread still leads."""
+        if self.workers == 0 and not isinstance(exc, Exception):
+            lead_step(lead, 0)
+            raise exc
+        if self.born != forks:
+            lead.lost = True
+            return False
+        lead_step(lead, 1)  # handle_error() may take its time
+        self.server._failed(message, sender.address)
+        return lead_step(lead, 0)
+
+    cdef int reply(self, Sender sender, reply, Lead *lead) except -1:
+        """Send what a handler returned."""
+        if PyObject_CheckBuffer(reply):
+            self.reply_one(sender, reply, lead)
+        elif isinstance(reply, (str, Mapping)) or not isinstance(reply, Iterable):
+            raise TypeError(
+                f"a handler returns bytes, an iterable of bytes or None, "
+                f"not {type(reply).__name__}"
+            )
+        elif isinstance(reply, (list, tuple)):
+            for one in reply:
+                if one is not None:
+                    check_one(one)
+                    self.reply_one(sender, one, lead)
+        else:
+            self.reply_with_each(sender, reply, lead)
+        return 0
+
+    cdef int reply_with_each(self, Sender sender, reply, Lead *lead) except -1:
+        """Send what an iterator gives; it may take its time, and have no end."""
+        cdef Py_ssize_t result
+        cdef double now, breathed = sock_now()
+        self.flush_if(lead)
+        lead_step(lead, 1)  # all the way, so that another thread goes on with the others
+        try:
+            for one in reply:
+                if self.born != forks:
+                    lead.lost = True
+                    return 0
+                if one is not None:
+                    check_one(one)
+                    data = one if PyBytes_CheckExact(one) else bytes(memoryview(one))
+                    if not dgram_has_name(&sender.peer):
+                        self.lose(sender, data, "reply to nobody", None)
+                    elif not self.may_get(sender, len(data)):
+                        self.lose(sender, data, "reply refused", None)
+                    else:
+                        result = self.keep_trying(sender, data)
+                        if result < 0:
+                            self.lose(sender, data, "reply", result)
+                now = sock_now()
+                if now - breathed > BREATH:
+                    breathed = now
+                    with nogil:
+                        pass
+                    PyErr_CheckSignals()
+                    if self.workers == 0:
+                        self.next_at = self.server._attend(now)  # nobody else would
+                if self.hurried or (self.workers == 0 and self.over):
+                    return 0
+        finally:
+            if not lead.lost:
+                lead_step(lead, 0)
+        return 0
+
+    cdef int flush_if(self, Lead *lead) except -1:
+        if not lead.lost:
+            self.flush()
+        return 0
+
+
+cdef int check_one(one) except -1:
+    if not PyObject_CheckBuffer(one):
+        raise TypeError(
+            f"a handler's iterable holds bytes or None, not {type(one).__name__}")
+    return 0

@@ -3,11 +3,23 @@
 
 
 cdef enum:
-    LATER_MOST = 1024         # replies that wait for a full queue
+    LATER_MOST = 4096         # replies that wait for a full queue
     LATER_BYTES = 16 * 1024 * 1024
+    LATER_EACH = 1024         # for one receiver: others have their share
+    HELD_OFF = 32             # waiting for one who reads: nothing more is received
 
 
+cdef Py_ssize_t errno_closed = errno.EBADF
 cdef double LATER_TICK = 0.005  # until a full queue is tried again
+cdef double READS_STILL = 0.005  # since it took one: the receiver will take more
+cdef long HELD_OFF_NAP = 100  # microseconds
+
+
+cdef class _Waiting:
+    """Replies that wait for one receiver, whose queue is full."""
+
+    cdef object queue         # deque of (deadline, Sender, reply)
+    cdef double moved_at      # when it last took one
 
 
 @cython.final
@@ -57,7 +69,7 @@ cdef class _Mailer(_Leadership):
     cdef PyObject *held[64]   # the replies in the outbox
     cdef int out
     cdef double oldest        # of them
-    cdef dict later           # sender -> deque of (deadline, Sender, reply): a queue is full
+    cdef dict later           # address -> _Waiting: its queue is full
     cdef Py_ssize_t later_count, later_bytes
     cdef double later_at
     cdef double ratio         # of bytes replied to bytes asked, for strangers
@@ -76,39 +88,45 @@ cdef class _Mailer(_Leadership):
         for i in range(self.out):
             Py_XDECREF(self.held[i])
 
-    cdef int reply_one(self, Sender sender, reply, bint leads) except -1:
-        """Send one reply, or say why not; nothing that is wrong with it is raised."""
+    cdef int reply_one(self, Sender sender, reply, Lead *lead) except -1:
+        """Send one reply, or log why not; for who leads, if nobody has taken over."""
         cdef Py_ssize_t result
-        data = reply if PyBytes_CheckExact(reply) else bytes(reply)
+        cdef bint may
+        data = reply if PyBytes_CheckExact(reply) else bytes(memoryview(reply))
         if not dgram_has_name(&sender.peer):
-            self.lose(sender, data, "reply to nobody", None)
-        elif not self.may_get(sender, len(data)):
-            self.lose(sender, data, "reply refused", None)
-        elif leads and not self.later:
+            return self.lose(sender, data, "reply to nobody", None)
+        if not self.within_budget(sender, len(data)):
+            lead_step(lead, 1)  # the server's own function may take its time
+            may = self.may_get(sender, len(data))
+            lead_step(lead, 0)
+            if not may:
+                return self.lose(sender, data, "reply refused", None)
+        if lead.lost:
+            result = self.keep_trying(sender, data)
+            if result < 0:
+                self.lose(sender, data, "reply", result)
+        elif self.later and sender.address in self.later:
+            self.put_off(sender, data)  # behind what waits already
+        else:
             if self.out == DGRAM_BATCH:
                 self.flush()
             self.gather(&sender.peer, data)
-        elif leads:
-            self.put_off(sender, data)  # behind what waits already
-        else:
-            result = self.send_now(sender, data)
-            if result == 0:
-                return 0
-            if sock_again(result):
-                # The leader has the list of those that wait.
-                result = self.keep_trying(sender, data)
-            if result < 0:
-                self.lose(sender, data, "reply", result)
         return 0
+
+    cdef bint within_budget(self, Sender sender, Py_ssize_t length) noexcept:
+        """Whether so many more bytes may go to wherever it is; then they are booked."""
+        if self.ratio < 0 or sender.spent + length <= sender.asked * self.ratio or (
+            sender.claimed is None and dgram_is_local(&sender.peer)
+        ):
+            sender.spent += length
+            return True
+        return False
 
     cdef bint may_get(self, Sender sender, Py_ssize_t length) except -1:
         """Whether so many more bytes may go to where a datagram claims to be from."""
-        sender.spent += length
-        if self.ratio < 0 or sender.spent <= sender.asked * self.ratio:
+        if self.within_budget(sender, length) or self.server._proven(sender.address):
             return True
-        if sender.claimed is None and dgram_is_local(&sender.peer):
-            return True
-        return self.server._proven(sender.address)
+        return False
 
     cdef int gather(self, dgram_peer *peer, bytes reply) except -1:
         """Put a reply into the outbox, which has room."""
@@ -170,6 +188,8 @@ cdef class _Mailer(_Leadership):
         cdef const dgram_peer *to = &sender.peer
         cdef Py_ssize_t sent
         iov_set(&iov, PyBytes_AS_STRING(data), len(data))
+        if self.fd == SOCK_BAD:
+            return -errno_closed
         while True:
             sent = dgram_send(self.fd, &iov, &to, 1)
             if sent > 0:
@@ -187,45 +207,81 @@ cdef class _Mailer(_Leadership):
 
     cdef int put_off(self, Sender sender, bytes data) except -1:
         """Keep a reply for as long as its receiver's queue may be full."""
-        if self.later_count >= LATER_MOST or self.later_bytes + len(data) > LATER_BYTES:
-            self.lose(sender, data, "reply", -errno.EAGAIN)
-            return 0
-        self.later_count += 1
-        self.later_bytes += len(data)
+        cdef _Waiting waiting = self.later.get(sender.address)
+        if (
+            self.later_count >= LATER_MOST or self.later_bytes + len(data) > LATER_BYTES
+            or (waiting is not None and len(waiting.queue) >= LATER_EACH)
+        ):
+            return self.lose(sender, data, "reply", -errno.EAGAIN)
         if not self.later:
             self.later_at = sock_now() + LATER_TICK
-        queue = self.later.setdefault(sender.address, deque())
-        queue.append((sock_now() + self.patience, sender, data))
+        if waiting is None:
+            waiting = _Waiting()
+            waiting.queue = deque()
+            waiting.moved_at = sock_now()
+            self.later[sender.address] = waiting
+        self.later_count += 1
+        self.later_bytes += len(data)
+        waiting.queue.append((sock_now() + self.patience, sender, data))
         return 0
 
     cdef int try_later(self, double now) except -1:
         """Send of what was put off what can be sent."""
         cdef Py_ssize_t result
+        cdef _Waiting waiting
         for address in list(self.later):
-            queue = self.later[address]
-            while queue:
-                end, sender, data = queue[0]
+            waiting = self.later[address]
+            while waiting.queue:
+                end, sender, data = waiting.queue[0]
                 result = self.send_now(<Sender>sender, data)
-                if sock_again(result) and now < end:
+                if sock_again(result) and now < end and not self.hurried:
                     break
-                queue.popleft()
+                waiting.queue.popleft()
                 self.later_count -= 1
                 self.later_bytes -= len(data)
-                if result < 0:
+                if result == 0:
+                    waiting.moved_at = now
+                else:
                     self.lose(<Sender>sender, data, "reply", result)
-            if not queue:
+            if not waiting.queue:
                 del self.later[address]
         self.later_at = sock_now() + LATER_TICK
         return 0
 
+    cdef bint hold_off(self, double now) except -1:
+        """Whether to receive nothing for a moment: one who reads has much to read.
+
+        Its own sends wait meanwhile, as the system's queue for this server is full.  One
+        who does not read holds up nobody: its replies are lost when they are too many.
+        """
+        cdef _Waiting waiting
+        if self.later_count < HELD_OFF:
+            return False
+        self.try_later(now)
+        for waiting in self.later.values():
+            if len(waiting.queue) >= HELD_OFF and now - waiting.moved_at < READS_STILL:
+                return True
+        return False
+
+    def give_up(self):
+        """Forget the socket, whose number may soon be another's; nothing is sent any more."""
+        self.hurried = True
+        if self.fd != SOCK_BAD:
+            self.try_later(0)
+            self.fd = SOCK_BAD
+
     cdef Py_ssize_t keep_trying(self, Sender sender, bytes data) except? -1:
-        """Send one datagram, waiting for its receiver; for who does not lead."""
-        cdef double end = sock_now() + self.patience
+        """Send one datagram, waiting for its receiver; return 0 or the negative error."""
+        cdef double end = 0
         cdef double tick = FULL_TICK
         cdef Py_ssize_t result
         while True:
             result = self.send_now(sender, data)
-            if not sock_again(result) or sock_now() >= end or self.hurried:
+            if not sock_again(result) or self.hurried:
+                return result
+            if end == 0:
+                end = sock_now() + self.patience
+            elif sock_now() >= end:
                 return result
             with nogil:
                 sock_poll(SOCK_BAD, SOCK_BAD, 0, SOCK_BAD, tick)
@@ -242,15 +298,14 @@ cdef class _Mailer(_Leadership):
                 errno.EDESTADDRREQ,
                 "the sender's Unix socket has no name, so it cannot be answered: the "
                 "client has to bind it, as DatagramClient does")
+        if self.fd == SOCK_BAD or self.born != forks:
+            raise ConnectionClosed("the server has ended")
         if not self.may_get(sender, len(data)):
             raise PermissionError(errno.EPERM, self.server._why_refused(
                 len(data), sender.address))
-        result = self.send_now(sender, data)
+        result = self.keep_trying(sender, data)
         if sock_again(result):
-            result = self.keep_trying(sender, data)
-            if sock_again(result):
-                raise TimeoutError(
-                    f"the receiver's queue has been full for {self.patience} s")
+            raise TimeoutError(f"the receiver's queue has been full for {self.patience} s")
         if result < 0:
             if -result == errno.EMSGSIZE:
                 raise FrameTooLarge(len(data), self.server._largest(), TOO_LARGE_FOR_ONE)

@@ -422,6 +422,7 @@ cdef class _Transport:
                     continue
             if sock_intr(got):
                 PyErr_CheckSignals()
+                self.check_end(SOCK_READ)  # a handler may have closed it
             else:
                 self.fail_receive(got)
 

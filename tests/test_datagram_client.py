@@ -301,7 +301,6 @@ def test_what_came_before_an_error_of_the_iterable_is_sent(udp_ends, count):
     assert [udp_ends.hear() for _ in range(count)] == [b"%d" % n for n in range(count)]
 
 
-@pytest.mark.xfail(reason="what the iterable raised is lost")
 def test_interrupt_in_the_iterable_is_not_lost(udp_ends):
     def interrupted():
         yield bytes(70_000)

@@ -105,7 +105,6 @@ def test_longest_unix_path_is_sent_to_and_a_longer_one_refused(tmp_path, monkeyp
 
 
 @unix
-@pytest.mark.xfail(reason="the system reads as far as the NUL")
 def test_path_with_a_nul_in_it_is_refused(tmp_path):
     with (
         receiver(socket.AF_UNIX, str(tmp_path / "s")),
@@ -136,7 +135,6 @@ def test_path_with_a_nul_in_it_is_refused(tmp_path):
             "unix",
             "unix:///tmp/path",
             "is for a stream",
-            marks=pytest.mark.xfail(reason="it is taken for the name of a file"),
         ),
         ("unix", 9, "int"),
         ("unix", "", "path|host|empty|address"),
@@ -289,7 +287,6 @@ def test_way_that_has_no_route_is_told_with_the_address(isolated):
 
 
 @linux
-@pytest.mark.xfail(reason="the limit told is that of UDP")
 def test_datagram_that_the_way_does_not_take_whole_is_refused(isolated):
     """G01: where the caller forbids fragments the way's own limit holds"""
 

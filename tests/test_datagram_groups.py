@@ -110,7 +110,6 @@ def test_client_of_both_versions_hears_the_answers_of_an_ipv4_group(on_wire):
 
 @linux
 @ipv6
-@pytest.mark.xfail(reason="only the options of IPv6 are set")
 @pytest.mark.parametrize("option", [{"interface": WIRE}, {"ttl": 7}])
 def test_options_of_a_client_of_both_versions_hold_for_both(option, on_wire):
     """G17"""

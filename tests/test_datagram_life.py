@@ -272,7 +272,6 @@ def test_handler_of_a_datagram_may_close_from_match(few_ends):
 
 
 @linux
-@pytest.mark.xfail(reason="it spins until its deadline")
 @pytest.mark.parametrize("way", [socket.SHUT_RD, socket.SHUT_RDWR])
 @pytest.mark.parametrize("kind", datagrams.INTERNET)
 def test_socket_that_is_shut_down_wakes_who_receives(kind, way, tmp_path):
@@ -286,7 +285,6 @@ def test_socket_that_is_shut_down_wakes_who_receives(kind, way, tmp_path):
 
 
 @linux
-@pytest.mark.xfail(reason="it spins until its deadline")
 def test_datagrams_before_a_shutdown_are_not_lost(udp_ends, receive):
     """G13"""
     client = udp_ends.client
@@ -355,7 +353,6 @@ def test_detach_leaves_no_sender_behind(tmp_path):
 
 
 @linux
-@pytest.mark.xfail(reason="the one that wakes stays open")
 def test_detach_leaves_no_descriptor_behind(tmp_path):
     with linked("udp4", tmp_path, timeout=SHORT) as ends:
         before = os.listdir("/proc/self/fd")

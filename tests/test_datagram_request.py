@@ -257,7 +257,6 @@ def test_retries_find_a_server_that_starts_late(kind, tmp_path):
 
 
 @unix
-@pytest.mark.xfail(reason="the system disconnects the socket of a server that has ended")
 def test_retries_find_a_unix_server_that_starts_again(unix_ends, tmp_path):
     """G12"""
     client, path = unix_ends.client, unix_ends.peer.getsockname()
@@ -323,7 +322,6 @@ def test_endless_timeout_is_one(udp_ends):
         assert udp_ends.client.request(b"?", timeout=float("inf"), retries=3) == b"?"
 
 
-@pytest.mark.xfail(reason="the deadline of a request with retries begins after its turn")
 def test_wait_for_the_turn_counts_against_the_deadline(udp_ends):
     client, whole = udp_ends.client, 20 * SHORT
     client.timeout = 0.9 * whole

@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import socket
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,10 +74,10 @@ def test_batch_goes_on_while_some_of_it_blocks(places: tuple[int, ...], late: bo
             assert askers[place].recv() == b"block %d" % place
         assert set(calls.values()) == {1}
         assert len(calls) == server.stats["messages_in"] == server.stats["messages_out"] == 64
-        assert server.stats["takeovers"] >= 1
+        # Behind the last one nothing waits.
+        assert server.stats["takeovers"] >= (places != (63,))
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="it stays in the outbox")
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_reply_does_not_wait_for_the_next_handler(workers: int) -> None:
     gate = Gate()
@@ -99,9 +98,6 @@ def test_reply_does_not_wait_for_the_next_handler(workers: int) -> None:
             gate.let(2)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TimeoutError, reason="it has the lead, and nobody can take it"
-)
 def test_handle_error_that_blocks_holds_up_nobody() -> None:
     gate = Gate()
 
@@ -141,9 +137,6 @@ with pysock.DatagramServer("udp://127.0.0.1:0", handler, workers=workers).start(
 """
 
 
-@pytest.mark.xfail(
-    strict=True, raises=subprocess.TimeoutExpired, reason="nothing else happens any more"
-)
 @pytest.mark.parametrize("workers", ["0", "4"])
 def test_endless_replies_hold_up_nobody_and_end_with_the_drain(workers: str) -> None:
     """Also those of an iterator that is all C, and lets no other thread run."""
@@ -206,11 +199,6 @@ def test_nothing_of_a_unix_flood_is_lost(tmp_path: Path) -> None:
 
 
 @unix
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="11 replies in 5 ms leave, those above 1,024 are lost",
-)
 def test_unix_client_that_asks_ahead_and_reads_on_gets_all_replies(tmp_path: Path) -> None:
     with serving(echo, f"unixgram://{tmp_path}/s") as server, Asker(server) as asker:
         messages = [b"%d" % i for i in range(10_000)]

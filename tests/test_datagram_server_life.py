@@ -148,7 +148,8 @@ def test_it_can_be_stopped_by_what_it_calls(way: str, workers: int) -> None:
             "handle_error": [b"0", b"after"],
         }.get(way, [b"0", b"end", b"after"])
         Task(server.serve_forever).finish()
-        assert asker.take(len(expected)) == expected
+        # Who stops from a handler may be overtaken by those behind.
+        assert sorted(asker.take(len(expected))) == sorted(expected)
 
 
 def test_service_actions_are_called_by_and_by() -> None:
@@ -297,11 +298,6 @@ def test_stop_waits_for_handlers_and_what_they_send() -> None:
 # ------------------------------------------------------------ after the end, and before it
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="it leaves through a descriptor that is another's",
-)
 def test_sender_that_outlives_its_server_sends_nothing() -> None:
     kept: list[Any] = []
     with serving(lambda m, sender: kept.append(sender)) as server, Asker(server) as asker:
@@ -312,16 +308,11 @@ def test_sender_that_outlives_its_server_sends_nothing() -> None:
         server.server_close()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             assert other.fileno() == number
-            with pytest.raises((OSError, ValueError)):
+            with pytest.raises(pysock.ConnectionClosed, match="the server has ended"):
                 kept[0].send(b"stray")
 
 
 @linux
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="it spins, as poll() says that there is something",
-)
 @pytest.mark.parametrize("kind", ["udp4", "path"])
 def test_socket_that_is_shut_down_ends_the_server_g13(kind: str, tmp_path: Path) -> None:
     server = pysock.DatagramServer(address_of(kind, tmp_path), echo)
@@ -336,7 +327,6 @@ def test_socket_that_is_shut_down_ends_the_server_g13(kind: str, tmp_path: Path)
         server.server_close()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="it ends with an error")
 def test_server_that_is_closed_first_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
     server = serving(echo)
     until(lambda: server.stats["threads"] == 2)
@@ -398,13 +388,12 @@ with pysock.DatagramServer("udp://127.0.0.1:0", handler, workers=workers) as ser
         assert status == (child, 0), "the child serves"
 """
 
-serves_on = pytest.mark.xfail(strict=True, raises=AssertionError, reason="the child serves on")
 FORKS: list[Any] = [
     *itertools.product("04", ["exit", "return"]),
-    pytest.param("0", "raise", marks=serves_on),
-    pytest.param("4", "raise", marks=serves_on),
-    pytest.param("4", "sys.exit", marks=serves_on),
-    pytest.param("4", "generator", marks=serves_on),
+    ("0", "raise"),
+    ("4", "raise"),
+    ("4", "sys.exit"),
+    ("4", "generator"),
 ]
 
 

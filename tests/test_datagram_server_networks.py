@@ -121,7 +121,6 @@ def test_stranger_gets_no_more_than_it_sent(
 
 
 @linux
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="what was refused counts as sent")
 def test_shorter_reply_is_taken_where_a_long_one_is_refused(isolated: Isolated) -> None:
     def handler(message: bytes, sender: Any) -> bytes:
         with pytest.raises(PermissionError):
@@ -193,9 +192,6 @@ def test_trusted_may_be_a_function(
 
 
 @linux
-@pytest.mark.xfail(
-    strict=True, raises=TimeoutError, reason="it has the lead, and nobody can take it"
-)
 def test_trusted_that_blocks_holds_up_nobody(isolated: Isolated) -> None:
     gate = Gate()
 

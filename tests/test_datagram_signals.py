@@ -68,7 +68,6 @@ def test_client_belongs_to_the_process_that_made_it(udp_ends):
 
 
 @posix
-@pytest.mark.xfail(reason="the child removes it")
 def test_path_stays_when_a_child_closes_its_copy(tmp_path):
     printed = run_python(
         """if True:
@@ -186,7 +185,6 @@ def test_storm_of_signals_loses_nothing_and_restarts_no_deadline(few_ends):
 
 
 @posix
-@pytest.mark.xfail(reason="it sleeps on")
 def test_handler_that_closes_ends_the_only_thread_s_receive():
     """A plain blocking receive knows of no descriptor that would wake it"""
     printed = run_python(
@@ -210,7 +208,6 @@ def test_handler_that_closes_ends_the_only_thread_s_receive():
 
 
 @posix
-@pytest.mark.xfail(reason="each waits for the turn that the other one has")
 def test_close_while_a_request_waits_behind_a_receiver(udp_ends, on_signal):
     """The request is held up by a signal, so that close() is first at the receiver's turn"""
     client, main = udp_ends.client, threading.get_ident()

@@ -33,10 +33,6 @@ PAGE, TRANSLATION = PAGES.values()
 # The page is for Linux: what other systems lack it does not mark.
 pytestmark = linux
 
-DESCRIPTORS = pytest.mark.xfail(
-    not hasattr(pysock.Connection, "send_fds"), reason="send_fds is not there yet", strict=True
-)
-
 
 def cells(page: Page) -> list[list[str]]:
     """The rows of all tables: the call, what it is in pysock, a line of code."""
@@ -53,8 +49,6 @@ def code(cell: str) -> str:
 
 def with_marks(line: str) -> Any:
     marks: list[Any] = []
-    if re.search(r"(send|recv|max)_fds", line):
-        marks.append(DESCRIPTORS)
     if "[::1]" in line:
         marks.append(ipv6)
     return pytest.param(line, marks=marks, id=line[:60])
