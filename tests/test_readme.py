@@ -70,7 +70,7 @@ def test_commands_exist(tmp_path):
             verbs.add(words[1])
         else:
             assert command in ("pip install .", "pip install '.[cli]'")
-    assert verbs == {"bench", "demo", "keygen", "send", "serve"}
+    assert verbs == {"bench", "demo", "dump", "guess", "keygen", "send", "serve"}
     assert verbs == {*re.findall(r"^\| `pysock (\w+)` \|", TEXT, re.MULTILINE)}
     for verb in verbs:
         done = run("", tmp_path, "-m", "pysock", verb, "--help")
