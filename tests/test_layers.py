@@ -136,5 +136,5 @@ def test_library_needs_nothing_but_the_standard_one():
         if path.exists():
             top = {target.partition(".")[0] for target in imports(path, "pysock")}
             # _typeshed is for type checkers only; a plugin has who it is plugged into.
-            known = {"pysock", "_typeshed"} | ({"pytest"} if name == "pytest_plugin" else set())
+            known = {"pysock", "_typeshed", "pytest" if name == "pytest_plugin" else "pysock"}
             assert top - known <= set(sys.stdlib_module_names)
