@@ -31,6 +31,8 @@ DISCONNECTED = 255
 VERBS = {
     "bench": "put load on a server and say how it does",
     "demo": "show messages stuck together and cured, a server, and a comparison",
+    "dump": "show the frames in a capture of a stream's bytes",
+    "guess": "say which format the bytes of a capture follow",
     "keygen": "make a certificate, its private key and an authkey",
     "serve": "run a server: handlers of yours, several processes",
     "send": "send messages to a server and print its replies",
