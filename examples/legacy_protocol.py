@@ -174,6 +174,8 @@ def receive_sized(connection, options):
     if options.wire == "ack":
         least = len(received)  # only digits; if they were cut, there are more to come
         connection.send(b"ok,ready")
+        if received == b"0":
+            time.sleep(options.quiet)  # no body keeps the next command from sticking to this
     while possible := totals(received, least):
         count, total = possible[0]
         unsure = len(possible) > 1

@@ -382,7 +382,11 @@ def _parse_fd(text: str, seen: str) -> Address:
 def _for_streams(target: Address, action: str) -> Address:
     """Refuse the addresses that no stream socket can have."""
     if target.datagram:
-        raise _refused(target, f"cannot {action} datagrams", "use DatagramServer or -Client")
+        raise _refused(
+            target,
+            f"cannot {action} datagrams",
+            "see pysock.DatagramServer and DatagramClient",
+        )
     if target.path and not hasattr(socket, "AF_UNIX"):
         raise OSError(
             errno.EAFNOSUPPORT,
@@ -438,6 +442,7 @@ def _connect_unix(sock: socket.socket, path: str, limit: float | None) -> None:
             hint = {
                 errno.ENOENT: ", no server has made this path",
                 errno.ECONNREFUSED: ", no server listens on this path any more",
+                errno.EPROTOTYPE: ", datagrams are received there: use 'unixgram:'",
             }.get(code, "")
             raise OSError(code, os.strerror(code) + hint)
         if end is not None:

@@ -220,7 +220,7 @@ def wait(connections: Iterable[Waited], timeout: float | None = None) -> list[Wa
     with selector_of_any() as selector:
         for connection in watched:
             try:
-                selector.register(connection, selectors.EVENT_READ, connection)
+                selector.register(connection.fileno(), selectors.EVENT_READ, connection)
                 selector.register(connection._wake_fileno(), selectors.EVENT_READ, connection)
             except ValueError:
                 if not connection.closed:
@@ -234,9 +234,13 @@ def wait(connections: Iterable[Waited], timeout: float | None = None) -> list[Wa
                 state = key.data._ready()
                 if state is None and not key.data.closed:
                     # Another thread is at it: it would be readable for ever.
-                    selector.unregister(key.fileobj)
+                    selector.unregister(key.fd)
                 elif state:
                     ready.append(key.data)
+                elif key.fd not in (key.data.fileno(), key.data._wake_fileno()):
+                    # Another thread's request goes on over another socket.
+                    selector.unregister(key.fd)
+                    selector.register(key.data.fileno(), selectors.EVENT_READ, key.data)
             if not selector.get_map():
                 break
     return [connection for connection in watched if connection in ready]

@@ -93,6 +93,11 @@ class DatagramServer(Runner):
     ) -> None:
         if not callable(handler):
             raise TypeError(f"handler is a {type(handler).__name__}, expected a function")
+        if isinstance(handler, type) and not issubclass(handler, bytes | bytearray):
+            raise TypeError(
+                f"handler {handler.__qualname__} is a class, and datagrams have no sessions: "
+                "expected a function of a message, or of a message and its Sender"
+            )
         if workers is not None and (not isinstance(workers, int) or workers < 0):
             raise ValueError(f"workers is {workers!r}, expected 0 or more, or None")
         if max_amplification is not None and not max_amplification >= 0:
@@ -123,7 +128,7 @@ class DatagramServer(Runner):
         self._counted: DatagramLoop | None = None
         self._seldom = Seldom(logger)
         self._made: tuple[int, int] | None = None
-        self.socket, self.address = self._open(address, reuse_port, broadcast)
+        self.socket, self.address = self._open(address, reuse_port, broadcast, interface)
         try:
             self._tune(groups, interface, receive_buffer)
         except BaseException:
@@ -136,7 +141,11 @@ class DatagramServer(Runner):
         )
 
     def _open(
-        self, address: AddressLike | socket.socket, reuse_port: bool, broadcast: bool
+        self,
+        address: AddressLike | socket.socket,
+        reuse_port: bool,
+        broadcast: bool,
+        interface: str | int | None,
     ) -> tuple[socket.socket, Address]:
         if isinstance(address, socket.socket):
             dgramsocket.check(address)
@@ -149,7 +158,7 @@ class DatagramServer(Runner):
             return address, Address("unixgram", path=path)
         target = dgramsocket.parse_datagram(address)
         sock, self._made = dgramsocket.serving(
-            target, self.allow_reuse_address, reuse_port, broadcast
+            target, self.allow_reuse_address, reuse_port, broadcast, interface
         )
         if target.path:
             return sock, target

@@ -158,7 +158,11 @@ def _resolve(target: Address, family: int) -> list[tuple[int, Any]]:
 
 
 def serving(
-    target: Address, reuse_address: bool, reuse_port: bool, broadcast: bool
+    target: Address,
+    reuse_address: bool,
+    reuse_port: bool,
+    broadcast: bool,
+    interface: str | int | None = None,
 ) -> tuple[socket.socket, tuple[int, int] | None]:
     """Return a socket that receives at *target*, and the identity of a path it made.
 
@@ -173,6 +177,8 @@ def serving(
             made = None if target.abstract else identity(target.path)
             return sock, made
         group = is_group(target.host)
+        if group and family == socket.AF_INET6 and not sockaddr[3] and interface is not None:
+            sockaddr = (*sockaddr[:3], _index(interface))  # such a group is one network's
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(target.host))
         if group or reuse_address:

@@ -305,8 +305,8 @@ class MultiprocessingSession(Session):
     override `handle`.  The proof, in `setup`, goes on in the session's own thread.
     """
 
-    authkey: bytes
-    """The key that each side proves to the other."""
+    authkey: bytes | None = None
+    """The key that each side proves to the other; a subclass sets it."""
 
     legacy = False
     """Whether MD5 will do, which is all that Python 3.11 and older can do."""
@@ -329,6 +329,11 @@ class MultiprocessingSession(Session):
             connection.framing = MULTIPROCESSING.replace(max_frame=limit)
         if connection.tls is None:
             _check_way(connection.getpeername(), self.insecure)
+        if self.authkey is None:
+            raise TypeError(
+                f"{type(self).__name__} has no authkey: set it in the class, or derive from "
+                "pysock.Session, which needs none"
+            )
         side = Handshake(self.authkey, listening=True, legacy=self.legacy)
         try:
             _Proof(connection, side).run(self.handshake_timeout)

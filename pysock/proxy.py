@@ -121,7 +121,7 @@ class Trusted:
 
     def __init__(self, networks: Iterable[str]) -> None:
         if isinstance(networks, str):
-            raise TypeError(f"trusted proxies are {networks!r}, expected a list of networks")
+            raise TypeError(f"trusted networks are {networks!r}, expected a list of them")
         self._networks = [_network(text) for text in networks]
 
     def __contains__(self, peer: Any) -> bool:
@@ -146,7 +146,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         network = ipaddress.ip_network(text)
     except ValueError as exc:
         raise ValueError(
-            f"trusted proxy {text!r}: {exc}; write a number or a network, "
+            f"trusted network {text!r}: {exc}; write a number or a network, "
             "as '10.0.0.1' or '10.0.0.0/8'"
         ) from None
     mapped = getattr(network.network_address, "ipv4_mapped", None)

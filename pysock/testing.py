@@ -66,6 +66,11 @@ class Pair(Generic[End]):
     a: End
     b: End
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("a", "b"):
+            raise RuntimeError(f"the pair is {self._state}, expected it in a with statement")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __init__(
         self,
         make: Callable[[socket.socket, int | None], End],

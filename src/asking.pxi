@@ -68,8 +68,12 @@ cdef class DatagramSocket(_Datagrams):
                         reply = self.reply_to(message, match, &attempt)
                         self.owed = made > 1
                         return reply
-                    except TimeoutError:
+                    except TimeoutError as exc:
                         if made == attempts:
+                            exc.args = (
+                                f"no reply within {until.seconds:g} s to {attempts} requests"
+                                if attempts > 1 else
+                                f"no reply within {until.seconds:g} s",)
                             raise
                     except (ConnectionRefusedError, FileNotFoundError):
                         # Nobody is there yet, or for the moment.
@@ -89,6 +93,8 @@ cdef class DatagramSocket(_Datagrams):
             if match is None or match(message, reply):
                 return reply
             self.ignored += 1
+            self.check_end(SOCK_READ)
+            self.remaining(until)
 
     cdef int sit_out(self, Deadline *until) except -1:
         """Sleep until the deadline."""

@@ -71,6 +71,8 @@ cdef int name_peer(dgram_peer *peer, int family, address, bint raw=False) except
         host, port = address[0], operator_index(address[1])
         if not isinstance(host, str):
             raise TypeError(f"host is a {type(host).__name__}, expected a str")
+        if "\0" in host:
+            raise ValueError(f"host {host!r} holds what no name can")
         if not (0 if raw else 1) <= port <= 65535:
             raise ValueError(f"port is {port}, expected 1 to 65535")
         if family == AF_INET:

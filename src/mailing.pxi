@@ -50,6 +50,8 @@ cdef class Sender:
             TimeoutError: the receiver's queue stayed full for the server's `send_timeout`.
             OSError: it cannot be sent.
         """
+        if self.crew is None:
+            raise RuntimeError("only a server makes a Sender")
         self.crew.send_from_handler(self, message)
 
     def __repr__(self):

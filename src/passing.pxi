@@ -172,7 +172,8 @@ cdef class _Passing(_Files):
         # A receive takes less than there is; but who sends without end is not followed to it.
         if self.bytes_in - before >= READ_AHEAD:
             return False
-        return self.advance() and self.look() == WHOLE
+        # A large frame that has begun is the next message, not what lies behind it.
+        return self.advance() and self.into == NULL and self.look() == WHOLE
 
     cdef int fail_receive(self, Py_ssize_t error) except -1:
         cdef Py_ssize_t size

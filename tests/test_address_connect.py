@@ -244,7 +244,10 @@ def test_connect_is_not_fooled_by_a_connection_to_itself(monkeypatch):
             "listening; name one host, as in 'tcp://127.0.0.1:8000'",
         ),
         ("host:0", "address 'tcp://host:0': port 0 is for listening; name the server's port"),
-        ("udp://host:9", "address 'udp://host:9': cannot connect to datagrams; use Datagram"),
+        (
+            "udp://host:9",
+            "address 'udp://host:9': cannot connect to datagrams; see pysock.Datagram",
+        ),
         ("unixgram:@a", "address 'unixgram:@a': cannot connect to datagrams; "),
         ("fd://3", "address 'fd://3': cannot connect to a descriptor; use 'tcp://"),
         ("fd://web", "address 'fd://web': cannot connect to a descriptor; "),

@@ -406,3 +406,31 @@ def test_raw_socket_pings():
         client.sendto(ping, ("127.0.0.1", 0))
         while not match(ping, packet := client.recvfrom()[0]):
             pass
+
+
+def test_datagrams_that_do_not_match_do_not_prolong_the_deadline() -> None:
+    """However many come; and who closes the client meanwhile is heard."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        client = pysock.DatagramClient(peer.getsockname(), bind="udp://127.0.0.1:0")
+        asked: list[bytes] = []
+
+        def another(_: bytes, reply: bytes) -> None:
+            asked.append(reply)
+            peer.sendto(b"spam", client.getsockname())
+
+        with client:
+            peer.sendto(b"spam", client.getsockname())
+            with pytest.raises(TimeoutError, match="no reply within 0.05 s"):
+                client.request(b"q", timeout=0.05, match=another)
+            assert client.ignored == len(asked) > 1
+
+        again = pysock.DatagramClient(peer.getsockname(), bind="udp://127.0.0.1:0")
+
+        def closing(_: bytes, reply: bytes) -> None:
+            peer.sendto(b"spam", again.getsockname())
+            again.close()
+
+        peer.sendto(b"spam", again.getsockname())
+        with pytest.raises(pysock.ConnectionClosed):
+            again.request(b"q", timeout=LONG, match=closing)

@@ -386,3 +386,14 @@ def test_datagram_longer_than_max_datagram_is_lost_and_told_g04(
         f"a datagram of {length} bytes".split() for length in (101, 60_000)
     ]
     assert "max_datagram=" in lines(caplog)[0]
+
+
+def test_only_a_server_makes_a_sender() -> None:
+    with pytest.raises(RuntimeError, match="only a server makes"):
+        pysock.Sender().send(b"x")
+    assert pysock.Sender().address is None
+
+
+def test_class_is_no_handler() -> None:
+    with pytest.raises(TypeError, match="Session is a class, and datagrams have no sessions"):
+        pysock.DatagramServer(UDP, pysock.Session)

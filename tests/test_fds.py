@@ -296,3 +296,18 @@ def test_program_without_pysock_gets_them(files):
         for fd in fds:
             os.set_inheritable(fd, False)
         assert (data, numbers(fds)) == (FIELD.encode(b"hello"), [0, 1, 2])
+
+
+def test_recv_many_does_not_overtake_a_large_message_that_has_begun() -> None:
+    large = bytes(70_000)
+    stream = b"".join(map(LengthField().encode, [b"0", b"1", large, b"3", b"4"]))
+    near, far = socket.socketpair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    with far, Connection(near, timeout=LONG, max_fds=4) as conn:
+        far.sendall(stream[:40_010])
+        assert conn.recv() == b"0"
+        far.sendall(stream[40_010:])
+        received: list[bytes] = []
+        while len(received) < 4:
+            received += conn.recv_many()
+        assert received == [b"1", large, b"3", b"4"]

@@ -55,9 +55,9 @@ def test_peer_is_the_same_seen_by_a_socket_for_both_families_h21():
 @pytest.mark.parametrize(
     ("networks", "message"),
     [
-        (["10.0.0.1/8"], "trusted proxy '10.0.0.1/8': 10.0.0.1/8 has host bits set; write a"),
-        (["proxy.example"], "trusted proxy 'proxy.example': 'proxy.example' does not appear"),
-        ([""], "trusted proxy '': "),
+        (["10.0.0.1/8"], "trusted network '10.0.0.1/8': 10.0.0.1/8 has host bits set; write"),
+        (["proxy.example"], "trusted network 'proxy.example': 'proxy.example' does not"),
+        ([""], "trusted network '': "),
     ],
 )
 def test_networks_are_checked(networks, message):
@@ -66,5 +66,5 @@ def test_networks_are_checked(networks, message):
 
 
 def test_networks_are_a_list():
-    with pytest.raises(TypeError, match="trusted proxies are '::1', expected a list"):
+    with pytest.raises(TypeError, match="trusted networks are '::1', expected a list"):
         Trusted("::1")

@@ -460,3 +460,19 @@ def test_tls_and_keys_are_refused():
                 Client(sock=near, **options)
         with pytest.raises(io.UnsupportedOperation, match="TLS needs a stream"):
             _Tls(near, context)
+
+
+def test_recv_many_does_not_overtake_a_large_message_that_has_begun() -> None:
+    """As a stranger's records may cut it."""
+    large = bytes(70_000)
+    stream = b"".join(map(FIELD.encode, [b"0", b"1", large, b"3", b"4"]))
+    near, far = pair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    with far, Connection(near, FIELD, timeout=LONG) as conn:
+        far.send(stream[:40_010])
+        assert conn.recv() == b"0"
+        far.send(stream[40_010:])
+        received: list[bytes] = []
+        while len(received) < 4:
+            received += conn.recv_many()
+        assert received == [b"1", large, b"3", b"4"]

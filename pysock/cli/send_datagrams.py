@@ -66,6 +66,8 @@ def send_datagrams(
                 "or the server gives none (--no-reply)"
             )
         raise Failure(text, DISCONNECTED) from None
+    except ConnectionRefusedError:
+        raise Failure(f"nobody receives at {options.address}", DISCONNECTED) from None
     except OSError as exc:
         raise Failure(exc.strerror or str(exc), DISCONNECTED) from None
     except ValueError as exc:
