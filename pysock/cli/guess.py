@@ -148,7 +148,9 @@ def _ranges(positions: list[int]) -> str:
 
 def _print_partly(found: list[Proposal], data: bytes) -> None:
     say(f"nothing tiles these {len(data)} bytes well enough to be believed")
-    say("(where a capture begins within a frame, --skip BYTES leaves the rest of that one out)")
+    say(
+        "(where a capture begins within a frame, --skip BYTES leaves the rest of that one out)"
+    )
     best = sorted(found, key=lambda proposal: -proposal.score)[:PARTLY]
     if not best:
         say("no format has even one whole frame in them")
