@@ -106,6 +106,7 @@ def test_demo_compares_in_both_ways(shown):
         )
 
 
+@pytest.mark.slow
 def test_demo_on_a_terminal_has_colours_and_bars(tmp_path):
     text = on_terminal(tmp_path, NO_COLOR="")
     assert "\x1b[31m1 recv:  'hellohow are you?bye'\x1b[0m" in text
@@ -114,6 +115,7 @@ def test_demo_on_a_terminal_has_colours_and_bars(tmp_path):
     assert max(len(line.rstrip()) for line in visible.splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_demo_no_color_is_respected(tmp_path):
     text = on_terminal(tmp_path, NO_COLOR="1", PYTHONIOENCODING="ascii")
     assert "\x1b" not in text

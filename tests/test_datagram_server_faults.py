@@ -154,7 +154,9 @@ def resident() -> int:
 
 
 @linux
-@pytest.mark.parametrize("slow", [False, True], ids=["quick", "slow"])
+@pytest.mark.parametrize(
+    "slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "slow"]
+)
 def test_flood_is_served_or_counted_g09(slow: bool) -> None:
     """What came in and what the system dropped is what was sent, to the last datagram."""
     gate = Gate()

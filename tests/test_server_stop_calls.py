@@ -315,10 +315,10 @@ class Load:
         (address, pauses, seed)
         for address in ("tcp", "unix")
         for pauses in (True, False)
-        for seed in range(2)
+        for seed in range(1)
         if address == "tcp" or hasattr(socket, "AF_UNIX")
     ],
-    [("tcp", False, 1)],
+    [("tcp", False, 0)],
 )
 def test_stop_at_random_moments_under_load(
     seed: int, pauses: bool, address: str, tmp_path: Path
