@@ -10,6 +10,7 @@ cdef enum:
 
 
 cdef double AFTER_ERRORS = 0.05
+cdef double TURN_OF_OTHERS = 0.001  # an iterator's replies leave no other room for them
 
 
 @cython.final
@@ -342,10 +343,11 @@ cdef class _Dispatcher(_Mailer):
                         if result < 0:
                             self.lose(sender, data, "reply", result)
                 now = sock_now()
-                if now - breathed > BREATH:
-                    breathed = now
+                if now - breathed > TURN_OF_OTHERS:
+                    # For so long that whoever waits for the GIL really gets it.
                     with nogil:
-                        pass
+                        dgram_nap(HELD_OFF_NAP)
+                    breathed = sock_now()
                     PyErr_CheckSignals()
                     if self.workers == 0:
                         self.next_at = self.server._attend(now)  # nobody else would
