@@ -322,7 +322,6 @@ cdef class _Dispatcher(_Mailer):
 
     cdef int reply_with_each(self, Sender sender, reply, Lead *lead) except -1:
         """Send what an iterator gives; it may take its time, and have no end."""
-        cdef Py_ssize_t result
         cdef double now, breathed = sock_now()
         self.flush_if(lead)
         lead_step(lead, 1)  # all the way, so that another thread goes on with the others
@@ -333,15 +332,8 @@ cdef class _Dispatcher(_Mailer):
                     return 0
                 if one is not None:
                     check_one(one)
-                    data = one if PyBytes_CheckExact(one) else bytes(memoryview(one))
-                    if not dgram_has_name(&sender.peer):
-                        self.lose(sender, data, "reply to nobody", None)
-                    elif not self.may_get(sender, len(data)):
-                        self.lose(sender, data, "reply refused", None)
-                    else:
-                        result = self.keep_trying(sender, data)
-                        if result < 0:
-                            self.lose(sender, data, "reply", result)
+                    self.send_aside(
+                        sender, one if PyBytes_CheckExact(one) else bytes(memoryview(one)))
                 now = sock_now()
                 if now - breathed > TURN_OF_OTHERS:
                     # For so long that whoever waits for the GIL really gets it.

@@ -92,9 +92,10 @@ cdef class _Mailer(_Leadership):
 
     cdef int reply_one(self, Sender sender, reply, Lead *lead) except -1:
         """Send one reply, or log why not; for who leads, if nobody has taken over."""
-        cdef Py_ssize_t result
         cdef bint may
         data = reply if PyBytes_CheckExact(reply) else bytes(memoryview(reply))
+        if lead.lost:
+            return self.send_aside(sender, data)
         if not dgram_has_name(&sender.peer):
             return self.lose(sender, data, "reply to nobody", None)
         if not self.within_budget(sender, len(data)):
@@ -104,15 +105,27 @@ cdef class _Mailer(_Leadership):
             if not may:
                 return self.lose(sender, data, "reply refused", None)
         if lead.lost:
-            result = self.keep_trying(sender, data)
-            if result < 0:
-                self.lose(sender, data, "reply", result)
-        elif self.later and sender.address in self.later:
+            return self.keep_or_lose(sender, data)
+        if self.later and sender.address in self.later:
             self.put_off(sender, data)  # behind what waits already
         else:
             if self.out == DGRAM_BATCH:
                 self.flush()
             self.gather(&sender.peer, data)
+        return 0
+
+    cdef int send_aside(self, Sender sender, bytes data) except -1:
+        """Send one reply past the outbox, or log why not; for who need not lead."""
+        if not dgram_has_name(&sender.peer):
+            return self.lose(sender, data, "reply to nobody", None)
+        if not self.may_get(sender, len(data)):
+            return self.lose(sender, data, "reply refused", None)
+        return self.keep_or_lose(sender, data)
+
+    cdef int keep_or_lose(self, Sender sender, bytes data) except -1:
+        cdef Py_ssize_t result = self.keep_trying(sender, data)
+        if result < 0:
+            self.lose(sender, data, "reply", result)
         return 0
 
     cdef bint within_budget(self, Sender sender, Py_ssize_t length) noexcept:
@@ -126,9 +139,7 @@ cdef class _Mailer(_Leadership):
 
     cdef bint may_get(self, Sender sender, Py_ssize_t length) except -1:
         """Whether so many more bytes may go to where a datagram claims to be from."""
-        if self.within_budget(sender, length) or self.server._proven(sender.address):
-            return True
-        return False
+        return self.within_budget(sender, length) or self.server._proven(sender.address)
 
     cdef int gather(self, dgram_peer *peer, bytes reply) except -1:
         """Put a reply into the outbox, which has room."""
@@ -148,7 +159,11 @@ cdef class _Mailer(_Leadership):
         cdef Py_ssize_t sent
         try:
             while at < self.out:
-                sent = dgram_send(self.fd, &self.iov[at], &self.to[at], self.out - at)
+                if self.later and self.stand_behind(at):
+                    at += 1
+                    continue
+                sent = dgram_send(
+                    self.fd, &self.iov[at], &self.to[at], 1 if self.later else self.out - at)
                 if sent > 0:
                     for i in range(<int>sent):
                         self.bytes_out += iov_len(&self.iov[at + i])
@@ -163,10 +178,21 @@ cdef class _Mailer(_Leadership):
             self.out = 0
         return 0
 
-    cdef int settle(self, int i, Py_ssize_t error) except -1:
-        """Deal with a reply of the outbox that the system does not take."""
+    cdef bint stand_behind(self, int i) except -1:
+        """Put a reply of the outbox off where earlier ones wait for its receiver."""
+        if dgram_address(&self.peers[i]) not in self.later:
+            return False
+        self.put_off(self.sender_at(i), <object>self.held[i])
+        return True
+
+    cdef Sender sender_at(self, int i):
         cdef Sender sender = Sender.__new__(Sender)
         sender.peer = self.peers[i]
+        return sender
+
+    cdef int settle(self, int i, Py_ssize_t error) except -1:
+        """Deal with a reply of the outbox that the system does not take."""
+        cdef Sender sender = self.sender_at(i)
         data = <object>self.held[i]
         if not sock_again(error) and sender.peer.control_size:
             # Perhaps it was not sent to an address that can be answered from.

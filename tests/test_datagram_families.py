@@ -433,3 +433,12 @@ def test_datagrams_over_every_kind_of_address_go_both_ways(kind, tmp_path):
         assert (message, address) == (b"there", ends.client.getsockname())
         ends.peer.sendto(b"back", address)
         assert ends.client.recvfrom() == (b"back", ends.peer.getsockname())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1\0.example", "::1\0.example"])
+def test_host_with_a_nul_in_it_is_refused(host: str) -> None:
+    with (
+        DatagramClient(bind="udp://127.0.0.1:0") as client,
+        pytest.raises(ValueError, match="embedded null|NUL"),
+    ):
+        client.sendto(b"x", (host, 9))
