@@ -39,7 +39,7 @@ from .framing import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from . import auth, interop, tls
+    from . import auth, interop, remote, tls
     from .datagram import DatagramClient
     from .dgramserver import DatagramServer
     from .prefork import serve
@@ -82,6 +82,7 @@ __all__ = [
     "recv_exactly",
     "recv_exactly_into",
     "recv_frame",
+    "remote",
     "send_frame",
     "serve",
     "tls",
@@ -97,6 +98,7 @@ _LAZY = {
     "Session": "session",
     "auth": "auth",
     "interop": "interop",
+    "remote": "remote",
     "serve": "prefork",
     "tls": "tls",
 }

@@ -113,4 +113,20 @@ class AuthenticationError(Error):
 
 
 class RemoteError(Error):
-    """The server of remote commands refused or failed."""
+    """The server of remote commands refused or failed.
+
+    Args:
+        text: a sentence for people.
+        code: "refused", "busy", "stopping", "version", "protocol", "failed" as the server
+            has it, or "output" where a command wrote more than `max_output`.
+    """
+
+    def __init__(self, text: str, code: str = "failed") -> None:
+        super().__init__(text, code)
+        self.text = text
+        self.code = code
+        self.output: object = None  # what had come of a command's output
+        self.stderr: object = None
+
+    def __str__(self) -> str:
+        return self.text

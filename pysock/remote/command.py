@@ -1,0 +1,435 @@
+"""One command that runs: what passes between it and its client, from its start to its EXIT.
+
+One thread does it all, and never waits for the client in the midst: the client's words are
+heard also while its output does not get away.  A stream is read only when all that was read
+before has left, so that a client that does not read holds up its command and nobody's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import termios
+import time
+from collections import deque
+
+from ..errors import ConnectionClosed
+from .conversation import State
+from .protocol import CHUNK, WINDOW, Exit, Kind, credit, eof, size_in
+from .spawning import Spawned
+from .talk import Talk
+
+__all__ = ["Command", "Streams"]
+
+_GRACE = 1.0  # for a stream that somebody holds after its command was ended
+_LAST_WORDS = 0.25  # for a terminal's
+_LOOK = 30.0  # how often to ask whether a client that does not read still lives
+_SILENCE = 300_000  # milliseconds without a word of its system, after which it does not
+_LAST_ACK = 56  # where TCP_INFO has that
+_PIPE_SIZE = 256 * 1024
+_WINDOW_SIZE = struct.Struct("HHHH")
+
+
+class Streams:
+    """The ends of a command's pipes, or of its terminal.
+
+    Args:
+        pty: (rows, columns) of a terminal, None for pipes.
+        stdin: whether the command has input.
+        merge: whether its error output goes where its output goes.
+        quiet: 1: its output goes nowhere, 2: its error output, 3: both.
+    """
+
+    def __init__(
+        self, pty: tuple[int, int] | None, stdin: bool, merge: bool, quiet: int
+    ) -> None:
+        self.terminal = pty is not None
+        self.outputs: dict[int, int] = {}  # descriptor: stream
+        self.input: int | None = None
+        self.theirs: list[int] = []  # for the command, to be closed when it has started
+        try:
+            if pty is not None:
+                self._open_terminal(pty)
+            else:
+                self._open_pipes(stdin, merge, quiet)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_terminal(self, pty: tuple[int, int]) -> None:
+        master, slave = os.openpty()
+        self.outputs[master] = 1
+        self.input = master
+        self.theirs = [slave, slave, slave]
+        os.set_blocking(master, False)
+        self.resize(*pty)
+
+    def _open_pipes(self, stdin: bool, merge: bool, quiet: int) -> None:
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.theirs.append(nowhere)
+        if stdin:
+            theirs, self.input = os.pipe()
+            os.set_blocking(self.input, False)
+            self.theirs[0] = theirs
+            os.close(nowhere)
+        self.theirs.append(self._output(1, quiet & 1))
+        self.theirs.append(self.theirs[1] if merge else self._output(2, quiet & 2))
+
+    def _output(self, stream: int, quiet: int) -> int:
+        if quiet:
+            return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        ours, theirs = os.pipe()
+        self.outputs[ours] = stream
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # there is a limit for each user
+                fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        return theirs
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Say how large the terminal is, if it is still open."""
+        for descriptor in self.outputs:
+            with contextlib.suppress(OSError):
+                size = _WINDOW_SIZE.pack(rows, columns, 0, 0)
+                fcntl.ioctl(descriptor, termios.TIOCSWINSZ, size)
+
+    def end_input(self) -> None:
+        """Have the command read the end of its input."""
+        if self.input is None:
+            return
+        if self.terminal:
+            with contextlib.suppress(OSError, termios.error):
+                control = termios.tcgetattr(self.input)[6]
+                os.write(self.input, control[termios.VEOF])
+        else:
+            os.close(self.input)
+        self.input = None
+
+    def close_theirs(self) -> None:
+        """Close what is the command's, which has its own copies by now."""
+        for descriptor in set(self.theirs):
+            os.close(descriptor)
+        self.theirs = []
+
+    def close_output(self, descriptor: int) -> int:
+        """Close one end; return its stream."""
+        if descriptor == self.input:
+            self.input = None
+        os.close(descriptor)
+        return self.outputs.pop(descriptor)
+
+    def close(self) -> None:
+        """Close all that is open."""
+        self.close_theirs()
+        if self.input is not None and self.input not in self.outputs:
+            os.close(self.input)
+        self.input = None
+        for descriptor in list(self.outputs):
+            self.close_output(descriptor)
+
+
+class Command:
+    """A command that has been started.
+
+    Args:
+        talk: its client.
+        spawned: its lifeline.
+        streams: its pipes or its terminal.
+        time_limit: seconds that it may take; None: no limit.
+        max_output: bytes that it may write; None: no limit.
+    """
+
+    def __init__(
+        self,
+        talk: Talk,
+        spawned: Spawned,
+        streams: Streams,
+        time_limit: float | None,
+        max_output: int | None,
+    ) -> None:
+        self.talk = talk
+        self.connection = talk.connection
+        self.spawned = spawned
+        self.streams = streams
+        self.max_output = max_output
+        self.exit: Exit | None = None
+        self.counts = [0, 0, 0]  # bytes of each stream
+        self.reason = ""
+        self._how: tuple[str, int] | None = None
+        self._end_at = None if time_limit is None else time.monotonic() + time_limit
+        self._time_limit = time_limit
+        self._cut_at: float | None = None  # when to stop waiting for the streams' end
+        self._incomplete = False
+        self._input: deque[memoryview] = deque()
+        self._input_ends = False
+        self._taken = 0  # bytes of input that the client does not know of yet
+        self._outbox: deque[bytes] = deque()
+        self._held: bytes | memoryview | None = None  # the next one, of which nothing has gone
+        self._pong: bytes | None = None
+        self._buffer = bytearray(1 + CHUNK)
+        self._view = memoryview(self._buffer)
+        self._watched: dict[int, int] = {}
+        self._poll = select.poll()
+
+    def end(self, reason: str) -> None:
+        """Have the command ended; any thread may say so."""
+        self.reason = self.reason or reason
+        self.spawned.end()
+
+    def serve(self) -> Exit:
+        """Serve the command until its end, and tell that to the client.
+
+        Raises:
+            ConnectionClosed, OSError: the client has gone.
+            FramingError: it broke the rules.
+        """
+        timeout = self.connection.timeout
+        self.connection.timeout = 0
+        try:
+            quiet = {1, 2} - set(self.streams.outputs.values())
+            has_input = self.talk.conversation.wants_input
+            self._outbox.append(credit(WINDOW if has_input else 0))
+            self._outbox += [eof(stream) for stream in sorted(quiet)]
+            self._hear()
+            while self.exit is None or not self._flush():
+                self._step()
+            return self.exit
+        finally:
+            self.connection.timeout = timeout
+
+    # ---------------------------------------------------------------- waiting
+
+    def _step(self) -> None:
+        """Wait for something to happen, and deal with it."""
+        free = self._flush()
+        self._watch_all(free)
+        for descriptor, events in self._poll.poll(self._timeout(free)):
+            if descriptor == self.connection.fileno():
+                self._hear()
+            elif descriptor == self.spawned.fileno():
+                self._hear_end()
+            elif descriptor in self.streams.outputs and events & ~select.POLLOUT:
+                if self._flush():
+                    self._read(descriptor)
+            elif descriptor == self.streams.input:
+                self._feed(events)
+        self._look_at_clock()
+        self._look_for_exit()
+
+    def _watch_all(self, free: bool) -> None:
+        """Say to the poller what to wait for; *free*: more may be sent."""
+        running = self.talk.state is State.RUNNING  # what comes later is another's to hear
+        events = select.POLLIN if running else 0
+        wanted = {self.connection.fileno(): events if free else events | select.POLLOUT}
+        if self._how is None:
+            wanted[self.spawned.fileno()] = select.POLLIN
+        if free:
+            wanted.update(dict.fromkeys(self.streams.outputs, select.POLLIN))
+        descriptor = self.streams.input
+        if descriptor is not None and (self._input or not self.streams.terminal):
+            more = select.POLLOUT if self._input else 0
+            wanted[descriptor] = wanted.get(descriptor, 0) | more
+        if wanted == self._watched:
+            return
+        for descriptor in self._watched.keys() - wanted.keys():
+            self._poll.unregister(descriptor)
+        for descriptor, events in wanted.items():
+            if self._watched.get(descriptor) != events:
+                self._poll.register(descriptor, events)
+        self._watched = wanted
+
+    def _timeout(self, free: bool) -> float | None:
+        """Return milliseconds until something is due."""
+        moments = [at for at in (self._end_at, self._cut_at) if at is not None]
+        left = min(moments) - time.monotonic() if moments else None
+        if not free:
+            left = _LOOK if left is None else min(left, _LOOK)
+        return None if left is None else max(0.0, 1000 * left)
+
+    def _look_at_clock(self) -> None:
+        now = time.monotonic()
+        if self._end_at is not None and now >= self._end_at:
+            self._end_at = None
+            self.end(f"it took longer than {self._time_limit:g} s (time_limit)")
+        if self._cut_at is not None and now >= self._cut_at:
+            self._cut_at = None
+            self._incomplete = not self.streams.terminal
+            for descriptor in list(self.streams.outputs):
+                self._ended(descriptor)
+        if not self._watched or self._watched[self.connection.fileno()] & select.POLLOUT:
+            self._look_for_life()
+
+    def _look_for_life(self) -> None:
+        """Give up a client that takes nothing, and whose system does not answer either."""
+        sock = self.connection.socket
+        if sys.platform != "linux" or sock.family == socket.AF_UNIX:
+            return
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK + 4)
+        (silence,) = struct.unpack_from("=I", info, _LAST_ACK)
+        if silence > _SILENCE:
+            raise ConnectionClosed(f"the client's system has been silent for {silence} ms")
+
+    # ---------------------------------------------------------------- to the client
+
+    def _flush(self) -> bool:
+        """Send what is to be sent; return whether all of it has gone."""
+        try:
+            if self.connection.unsent:
+                self.connection.flush()
+            while True:
+                if self._held is None:
+                    message = self._next_message()
+                    if message is None:
+                        return True
+                    self._held = self.talk.conversation.sent(message)
+                self.connection.send(self._held)
+                self._held = None
+        except BlockingIOError as exc:
+            if getattr(exc, "accepted", False):
+                self._held = None  # the connection has it, or its rest
+            return False
+
+    def _next_message(self) -> bytes | None:
+        if self._pong is not None:
+            body, self._pong = self._pong, None
+            return Kind.PONG(body)
+        if self._outbox:
+            return self._outbox.popleft()
+        if self.exit is not None:
+            return None  # it was the last word, and room for input is of no use
+        if self._taken >= WINDOW // 4 or (self._taken and not self._input):
+            count, self._taken = self._taken, 0
+            return credit(count)
+        return None
+
+    def _read(self, descriptor: int) -> None:
+        """Pass on what one of the command's streams has."""
+        try:
+            count = os.readv(descriptor, [self._view[1:]])
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0  # a terminal that nobody has open any more
+        if not count:
+            self._ended(descriptor)
+            return
+        stream = self.streams.outputs[descriptor]
+        self.counts[stream] += count
+        if self.max_output is not None and sum(self.counts[1:]) > self.max_output:
+            if not self.reason:
+                self.reason = f"it wrote more than {self.max_output} bytes (max_output)"
+                self.spawned.kill()
+            return
+        if self._cut_at is not None and self.streams.terminal:
+            self._cut_at = time.monotonic() + _LAST_WORDS
+        self._buffer[0] = Kind.STDOUT if stream == 1 else Kind.STDERR
+        self._held = self._view[: 1 + count]
+        self._flush()
+
+    def _ended(self, descriptor: int) -> None:
+        """Note the end of a stream; a terminal's is that of both."""
+        self._forget(descriptor)
+        self._outbox.append(eof(self.streams.close_output(descriptor)))
+
+    def _forget(self, descriptor: int) -> None:
+        if self._watched.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+    # ---------------------------------------------------------------- from the client
+
+    def _hear(self) -> None:
+        """Take all that the client has said."""
+        while self.exit is None or self.talk.state is State.RUNNING:
+            try:
+                message = self.connection.recv()
+            except BlockingIOError:
+                return
+            self._obey(*self.talk.conversation.received(message))
+
+    def _obey(self, kind: Kind, body: bytes) -> None:
+        if kind is Kind.STDIN:
+            self.counts[0] += len(body)
+            if self.streams.input is None:
+                self._taken += len(body)  # nobody reads it any more
+            elif body:
+                self._input.append(memoryview(body))
+                self._feed()
+        elif kind is Kind.EOF:
+            self._input_ends = True
+            self._feed()
+        elif kind is Kind.RESIZE:
+            self.streams.resize(*size_in(body))
+        elif kind is Kind.SIGNAL:
+            self._signal(body.decode())
+        elif kind is Kind.PING:
+            self._pong = body
+
+    def _signal(self, name: str) -> None:
+        if name == "KILL":
+            self.spawned.kill()  # whatever it has started, too
+        elif (number := getattr(signal, f"SIG{name}", None)) is not None:
+            self.spawned.signal(number)
+
+    def _feed(self, events: int = 0) -> None:
+        """Write to the command what it takes of its input."""
+        descriptor = self.streams.input
+        if descriptor is None:
+            return
+        try:
+            while self._input:
+                count = os.write(descriptor, self._input[0])
+                self._taken += count
+                if count == len(self._input[0]):
+                    self._input.popleft()
+                else:
+                    self._input[0] = self._input[0][count:]
+        except BlockingIOError:
+            return
+        except OSError:
+            events = select.POLLERR
+        if self._input_ends and not self._input:
+            self._end_input()
+        elif events & (select.POLLERR | select.POLLHUP) and not self.streams.terminal:
+            self._taken += sum(map(len, self._input))
+            self._input.clear()
+            self._end_input()
+            self._outbox.append(eof(0))
+
+    def _end_input(self) -> None:
+        if self.streams.input is not None and not self.streams.terminal:
+            self._forget(self.streams.input)
+        self.streams.end_input()
+
+    # ---------------------------------------------------------------- the end
+
+    def _hear_end(self) -> None:
+        """Learn from the spawner how the command has ended."""
+        self._how = self.spawned.ended()
+        if self._how is None:
+            return
+        self._forget(self.spawned.fileno())
+        if self.streams.terminal:
+            self._cut_at = time.monotonic() + _LAST_WORDS
+        elif self.reason or self._how == ("killed", signal.SIGKILL):
+            self._cut_at = time.monotonic() + _GRACE
+
+    def _look_for_exit(self) -> None:
+        """Where the command and its streams have ended, have that told."""
+        if self._how is None or self.streams.outputs or self.exit is not None:
+            return
+        how, number = self._how
+        name = "" if how == "exited" else _name_of(number)
+        self.exit = Exit(number, name, how == "dumped", self._incomplete, self.reason)
+        self._outbox.append(self.exit.encode())
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name[3:]
+    except ValueError:
+        return f"RT{number}"  # one of the real-time signals, which have no names

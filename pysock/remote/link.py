@@ -1,0 +1,225 @@
+"""The client's side of one conversation: its connection, and its place in the exchange."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .. import Client, ConnectionClosed, RemoteError
+from .conversation import Conversation, State
+from .protocol import Kind, Refusal, version
+
+__all__ = ["Expired", "Link"]
+
+_LONGEST_SILENCE = 20.0  # between two questions whether the server is still there
+
+
+class Expired(TimeoutError):
+    """A deadline of the caller's has passed; the conversation is as it was."""
+
+
+class Link:
+    """A connection to a remote server, made again where it was lost.
+
+    One thread may send while another receives.
+
+    Args:
+        connect: makes a connection.
+        timeout: seconds that the server may be silent while something is waited for; None:
+            no limit.
+    """
+
+    def __init__(self, connect: Callable[[], Client], timeout: float | None) -> None:
+        self._connect = connect
+        self._timeout = timeout
+        self._pause = None if timeout is None else min(timeout / 3, _LONGEST_SILENCE)
+        self._client: Client | None = None
+        self._conversation = Conversation(server=False)
+        self._owner: object = None
+        self._guard = threading.RLock()  # for the conversation, and for who it belongs to
+        self._closed = False
+
+    @property
+    def state(self) -> State:
+        """Where the conversation is."""
+        return self._conversation.state
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no connection at present."""
+        return self._client is None or self._client.closed
+
+    def open(self) -> None:
+        """Connect, if there is no connection.
+
+        Raises:
+            OSError, ConnectionClosed, RemoteError, FramingError: there can be none.
+        """
+        with self._guard:
+            if not self.closed:
+                return
+            if self._closed:
+                raise ConnectionClosed("the remote client is closed")
+            self._conversation = Conversation(server=False)
+            self._client = self._connect()
+            try:
+                self.send(version())
+                self.receive()
+            except BaseException:
+                self.close()
+                raise
+
+    def begin(self, message: bytes, owner: object = None) -> None:
+        """Send an EXEC, PUT or GET, over a new connection where the last one was lost.
+
+        Args:
+            message: what begins.
+            owner: whose words `say` sends until the next begins.
+
+        Raises:
+            RuntimeError: something else is under way.
+        """
+        with self._guard:
+            self.open()
+            if self.state is not State.READY:
+                raise RuntimeError(
+                    "a command or a transfer is under way on this connection: let it end, or "
+                    "use another RemoteClient"
+                )
+            self._owner = owner
+            self.send(message)
+
+    def say(self, owner: object, message: bytes) -> bool:
+        """Send a word to a command that runs; return whether it still does."""
+        with self._guard:
+            if self._owner is not owner or self.state is not State.RUNNING or self.closed:
+                return False
+            self.send(message)
+            return True
+
+    def take_input(self, owner: object, most: int) -> int:
+        """Take, of the bytes of input that may be sent to a command, so many at most."""
+        with self._guard:
+            conversation = self._conversation
+            if self._owner is not owner or conversation.state is not State.RUNNING:
+                return 0
+            count = min(most, conversation.window)
+            conversation.window -= count
+            return count
+
+    def return_input(self, owner: object, count: int) -> None:
+        """Give back what was taken, and not needed."""
+        with self._guard:
+            if self._owner is owner:
+                self._conversation.window += count
+
+    def send(self, *parts: Any) -> None:
+        """Send one message, and wait until it has gone.
+
+        Args:
+            parts: the kind byte, or all of a short message, and buffers that follow it.
+
+        Raises:
+            OSError: the connection has failed.
+        """
+        client = self._client
+        if client is None:
+            raise ConnectionClosed("the connection is closed")
+        if len(parts) == 1:
+            with self._guard:
+                self._conversation.sent(parts[0])
+        until = None if self._timeout is None else time.monotonic() + self._timeout
+        taken = False
+        while True:
+            try:
+                if taken:
+                    client.flush()
+                else:
+                    client.send(*parts)
+                return
+            except (TimeoutError, BlockingIOError) as exc:  # of what a receive has set
+                self._check_patience(until)
+                taken = taken or getattr(exc, "accepted", False)
+                client.timeout = self._pause
+
+    def receive(self, deadline: float | None = None) -> tuple[Kind, bytes]:
+        """Wait for the server's next message.
+
+        Args:
+            deadline: when to stop waiting, in seconds of `time.monotonic`.
+
+        Raises:
+            Expired: the deadline has passed.
+            OSError: the system at the other end refused, as ERROR tells; or the connection
+                has failed.
+            RemoteError: the server refused.
+            TimeoutError: the server has been silent for too long; the connection is closed.
+            ConnectionClosed: the server has gone.
+        """
+        client = self._client
+        if client is None:
+            raise ConnectionClosed("the connection is closed")
+        heard = asked = time.monotonic()
+        while True:
+            client.timeout = self._next_pause(asked, deadline)
+            try:
+                message = client.recv()
+            except BlockingIOError:
+                raise Expired("the deadline has passed") from None
+            except TimeoutError:
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    raise Expired("the deadline has passed") from None
+                self._check_patience(None if self._timeout is None else heard + self._timeout)
+                if self._pause is not None and now >= asked + self._pause:
+                    asked = now
+                    self.send(Kind.PING())
+                continue
+            with self._guard:
+                kind, body = self._conversation.received(message)
+            if kind is Kind.ERROR:
+                raise failure_of(Refusal.decode(body))
+            if kind is not Kind.PONG:
+                return kind, body
+            heard = asked = time.monotonic()
+
+    def poll(self) -> tuple[Kind, bytes] | None:
+        """Return the server's next message if it has come, else None; does not wait.
+
+        Raises: as `receive`.
+        """
+        try:
+            return self.receive(time.monotonic())
+        except Expired:
+            return None
+
+    def _next_pause(self, asked: float, deadline: float | None) -> float | None:
+        """Return how long to wait before there is something to do."""
+        moments = [] if deadline is None else [deadline]
+        if self._pause is not None:
+            moments.append(asked + self._pause)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _check_patience(self, until: float | None) -> None:
+        if until is not None and time.monotonic() >= until:
+            self.close()
+            raise TimeoutError(
+                f"the server has been silent for {self._timeout:g} s: the connection is closed"
+            )
+
+    def close(self, for_good: bool = False) -> None:
+        """Drop the connection; the server ends what it was doing for it."""
+        client, self._client = self._client, None
+        self._closed = self._closed or for_good
+        if client is not None:
+            client.linger = min(client.linger, 0.2)
+            client.close()
+
+
+def failure_of(refusal: Refusal) -> OSError | RemoteError:
+    """Return the exception for a server's ERROR."""
+    if refusal.code == "os":
+        return refusal.os_error()
+    return RemoteError(refusal.text, refusal.code)

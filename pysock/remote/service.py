@@ -1,0 +1,241 @@
+"""What a remote server does for its clients: hears what they want, and does it if they may.
+
+What passes while a command runs is in command.py; who may run what in policy.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .. import Connection, ConnectionClosed, FramingError
+from .command import Command, Streams
+from .conversation import State
+from .policy import Request, Rule, command_line, denied, environment, request_of, shown
+from .protocol import Exec, Exit, Get, Kind, Put, Refusal, version
+from .spawner import Order
+from .spawning import Spawning
+from .talk import Talk
+
+if TYPE_CHECKING:
+    from .files import Files
+
+__all__ = ["Service"]
+
+logger = logging.getLogger("pysock.remote")
+
+_TOKEN = b"PYSOCK_COMMAND"
+
+
+class Service:
+    """What the connections of a `RemoteServer` have in common.
+
+    Args:
+        rule: says whether a request is allowed.
+        allow_env: patterns of the variables that clients may set.
+        files: what can be fetched and stored; None: nothing.
+        max_running: commands and transfers at a time.
+        time_limit: seconds that a command may take, None: no limit.
+        max_output: bytes that it may write, None: no limit.
+        limits: pairs of a resource and its limit, for each process.
+        cwd: the folder to run in; None: the user's home.
+        stopping: says whether the server is.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        allow_env: Sequence[str],
+        files: Files | None,
+        max_running: int,
+        time_limit: float | None,
+        max_output: int | None,
+        limits: list[tuple[int, int]],
+        cwd: bytes | None,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.spawning = Spawning()
+        self._rule = rule
+        self._allow_env = tuple(allow_env)
+        self._files = files
+        self._max_running = max_running
+        self._time_limit = time_limit
+        self._max_output = max_output
+        self._limits = limits
+        self._cwd = cwd
+        self._stopping = stopping
+        self._places = threading.Semaphore(max_running)
+        self._commands: set[Command] = set()
+        self._guard = threading.Lock()
+        self._talks: weakref.WeakKeyDictionary[Connection, Talk] = weakref.WeakKeyDictionary()
+
+    def end_all(self) -> None:
+        """End all commands that run; any thread may say so."""
+        with self._guard:
+            commands = list(self._commands)
+        for command in commands:
+            command.end("the server is stopping")
+
+    def hear(self, message: bytes, connection: Connection) -> None:
+        """Take a client's message between two commands."""
+        talk = self._talks.get(connection)
+        try:
+            if talk is None:
+                talk = self._talks[connection] = Talk(connection)
+                _wait_for_readers(connection)
+            self._serve(talk, *talk.conversation.received(message))
+        except FramingError as exc:
+            logger.warning("%s: broke the rules: %s", self._who(talk), shown(str(exc)))
+            if talk is not None:
+                talk.give_up(exc)
+            connection.close()
+        except (OSError, ConnectionClosed) as exc:
+            logger.info("%s: lost: %s", self._who(talk), shown(str(exc)))
+            connection.close()
+
+    def _who(self, talk: Talk | None) -> str:
+        return "client" if talk is None else f"user {shown(talk.user) or '-'}"
+
+    def _serve(self, talk: Talk, kind: Kind, body: bytes) -> None:
+        if kind is Kind.VERSION:
+            talk.send(version())
+        elif kind is Kind.PING:
+            talk.send(Kind.PONG(body))
+        elif talk.state in (State.RUNNING, State.PUTTING, State.GETTING):
+            self._take(talk, kind, body)
+
+    def _take(self, talk: Talk, kind: Kind, body: bytes) -> None:
+        """Do what a client asks for, if it may and there is room."""
+        asked: Exec | Put | Get
+        peer = getattr(talk.connection, "client_address", None)
+        if kind is Kind.EXEC:
+            asked = Exec.decode(body)
+            request = request_of(asked, talk.user, peer)
+        else:
+            asked = Put.decode(body) if kind is Kind.PUT else Get.decode(body)
+            what = "put" if isinstance(asked, Put) else "list" if asked.listing else "get"
+            request = Request(talk.user, what, path=os.fsdecode(asked.path), peer=peer)
+        refusal = self._refusal(request)
+        if refusal is not None:
+            _audit(request, refusal.code)
+            talk.refuse(refusal)
+            return
+        if not self._places.acquire(blocking=False):
+            _audit(request, "busy")
+            talk.refuse(Refusal("busy", f"{self._max_running} commands run already"))
+            return
+        try:
+            if isinstance(asked, Exec):
+                self._run(talk, asked, request)
+            else:
+                self._transfer(talk, asked, request)
+        finally:
+            self._places.release()
+
+    def _refusal(self, request: Request) -> Refusal | None:
+        if self._stopping():
+            return Refusal("stopping", "the server is stopping")
+        if request.kind != "run" and self._files is None:
+            return Refusal("refused", "the server has no files (files_root=)")
+        try:
+            return None if self._rule(request) else denied(request)
+        except Exception:
+            logger.exception("allow() failed for %s", command_line(request))
+            return Refusal("failed", "the server could not find out whether this is allowed")
+
+    # ---------------------------------------------------------------- files
+
+    def _transfer(self, talk: Talk, asked: Put | Get, request: Request) -> None:
+        began = time.monotonic()
+        before = talk.connection.stats
+        outcome = "lost"
+        assert self._files is not None
+        try:
+            if isinstance(asked, Put):
+                outcome = self._files.put(talk, asked) or "done"
+            else:
+                outcome = self._files.get(talk, asked) or "done"
+        finally:
+            now = talk.connection.stats
+            counts = [now.bytes_in - before.bytes_in, now.bytes_out - before.bytes_out, 0]
+            _audit(request, outcome, counts, time.monotonic() - began)
+
+    # ---------------------------------------------------------------- commands
+
+    def _run(self, talk: Talk, asked: Exec, request: Request) -> None:
+        began = time.monotonic()
+        token = _TOKEN + b"=" + secrets.token_hex(16).encode()
+        try:
+            env = environment(asked, self._allow_env, token)
+        except PermissionError as exc:
+            _audit(request, "refused")
+            talk.refuse(Refusal("refused", str(exc)))
+            return
+        cwd = os.path.join(self._cwd or env[b"HOME"], asked.cwd)
+        argv = [b"/bin/sh", b"-c", asked.shell] if asked.shell is not None else [*asked.argv]
+        order = Order(argv, cwd, env, self._limits, asked.pty is not None, token)
+        try:
+            streams = Streams(asked.pty, asked.stdin, asked.merge, asked.quiet)
+        except OSError as exc:
+            _audit(request, "failed")
+            talk.refuse(Refusal.of(exc))
+            return
+        outcome, counts = "lost", [0, 0, 0]
+        try:
+            try:
+                spawned = self.spawning.spawn(order, streams.theirs)
+            except OSError as exc:
+                outcome = "not started"
+                talk.refuse(Refusal.of(exc, os.fsencode(exc.filename or "")))
+                return
+            streams.close_theirs()
+            command = Command(talk, spawned, streams, self._time_limit, self._max_output)
+            counts = command.counts
+            with self._guard:
+                self._commands.add(command)
+            try:
+                outcome = _outcome(command.serve())
+                spawned.release()
+            finally:
+                with self._guard:
+                    self._commands.discard(command)
+                spawned.close()
+        finally:
+            streams.close()
+            _audit(request, outcome, counts, time.monotonic() - began)
+
+
+def _audit(
+    request: Request, outcome: str, counts: Sequence[int] = (0, 0, 0), seconds: float = 0.0
+) -> None:
+    """Write the line of one command: who, what, how it ended, bytes in and out, seconds."""
+    logger.info(
+        "user=%s peer=%s %s: %s, %d bytes in, %d out, %d err, %.3f s",
+        shown(request.user) or "-",
+        shown(str(request.peer or "-")),
+        command_line(request),
+        shown(outcome),
+        *counts,
+        seconds,
+    )
+
+
+def _outcome(end: Exit) -> str:
+    text = f"signal {end.signal}" if end.signal else f"exit {end.status}"
+    return f"{text} ({end.reason})" if end.reason else text
+
+
+def _wait_for_readers(connection: Connection) -> None:
+    """Keep a client that does not read, as `| less` does not, from being given up for it."""
+    sock = connection.socket
+    if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
