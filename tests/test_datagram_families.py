@@ -439,6 +439,6 @@ def test_datagrams_over_every_kind_of_address_go_both_ways(kind, tmp_path):
 def test_host_with_a_nul_in_it_is_refused(host: str) -> None:
     with (
         DatagramClient(bind="udp://127.0.0.1:0") as client,
-        pytest.raises(ValueError, match="embedded null|NUL"),
+        pytest.raises(ValueError, match="no name can|embedded null"),
     ):
         client.sendto(b"x", (host, 9))
