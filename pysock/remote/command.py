@@ -33,6 +33,7 @@ _LOOK = 30.0  # how often to ask whether a client that does not read still lives
 _SILENCE = 300_000  # milliseconds without a word of its system, after which it does not
 _LAST_ACK = 56  # where TCP_INFO has that
 _PIPE_SIZE = 256 * 1024
+_TURNS = 16  # pieces of one stream before the others are looked at
 _WINDOW_SIZE = struct.Struct("HHHH")
 
 
@@ -86,6 +87,7 @@ class Streams:
             return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         ours, theirs = os.pipe()
         self.outputs[ours] = stream
+        os.set_blocking(ours, False)
         if sys.platform == "linux":
             with contextlib.suppress(OSError):  # there is a limit for each user
                 fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
@@ -216,6 +218,8 @@ class Command:
             elif descriptor in self.streams.outputs and events & ~select.POLLOUT:
                 if self._flush():
                     self._read(descriptor)
+                    if self._cut_at is not None and self.streams.terminal:
+                        self._cut_at = time.monotonic() + _LAST_WORDS
             elif descriptor == self.streams.input:
                 self._feed(events)
         self._look_at_clock()
@@ -308,28 +312,34 @@ class Command:
         return None
 
     def _read(self, descriptor: int) -> None:
-        """Pass on what one of the command's streams has."""
-        try:
-            count = os.readv(descriptor, [self._view[1:]])
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0  # a terminal that nobody has open any more
-        if not count:
-            self._ended(descriptor)
-            return
+        """Pass on what one of the command's streams has, for as long as it gets away."""
         stream = self.streams.outputs[descriptor]
-        self.counts[stream] += count
-        if self.max_output is not None and sum(self.counts[1:]) > self.max_output:
-            if not self.reason:
-                self.reason = f"it wrote more than {self.max_output} bytes (max_output)"
-                self.spawned.kill()
-            return
-        if self._cut_at is not None and self.streams.terminal:
-            self._cut_at = time.monotonic() + _LAST_WORDS
         self._buffer[0] = Kind.STDOUT if stream == 1 else Kind.STDERR
-        self._held = self._view[: 1 + count]
-        self._flush()
+        room = self._view[1:]
+        for _ in range(_TURNS):
+            try:
+                count = os.readv(descriptor, [room])
+            except BlockingIOError:
+                return
+            except OSError:
+                count = 0  # a terminal that nobody has open any more
+            if not count:
+                self._ended(descriptor)
+                return
+            self.counts[stream] += count
+            if self.max_output is not None and self._is_too_much(self.max_output):
+                return
+            self._held = self._view[: 1 + count]
+            if not self._flush():
+                return
+
+    def _is_too_much(self, limit: int) -> bool:
+        if sum(self.counts[1:]) <= limit:
+            return False
+        if not self.reason:
+            self.reason = f"it wrote more than {limit} bytes (max_output)"
+            self.spawned.kill()
+        return True
 
     def _ended(self, descriptor: int) -> None:
         """Note the end of a stream; a terminal's is that of both."""

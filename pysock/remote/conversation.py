@@ -83,6 +83,7 @@ class Conversation:
         self.started = False  # whether the command has
         self.wants_input = False  # whether STDIN may come
         self._ended: set[int] = set()  # streams
+        self._open: set[int] = set()  # the kinds of output that may come to this side
         self._deaf = False  # whether the command takes no more input
         self._versions: set[bool] = set()  # who has told theirs; True: the server
         self._terminal = False
@@ -98,6 +99,8 @@ class Conversation:
         """
         if not message:
             raise FramingError("a message without a kind")
+        if message[0] in self._open and len(message) > 1:  # as most are
+            return KINDS[message[0]], message[1:]
         kind = KINDS.get(message[0])
         if kind is None:
             raise FramingError(f"a message of kind {message[0]}, which nobody knows")
@@ -154,6 +157,7 @@ class Conversation:
         # The client's changes nothing: what it gives up ends with the server's answer.
         if of_server:
             self.state = State.OVER if self.state is State.NEW else State.READY
+            self._open = set()
 
     def _begin(self, kind: Kind, body: bytes) -> None:
         self._step = 0
@@ -200,8 +204,11 @@ class Conversation:
                 raise FramingError(
                     f"a window of {self.window + count} bytes, expected {WINDOW}"
                 )
-            self.started = True
             self.window += count
+            if not self.started:
+                self.started = True
+                if not self.server:
+                    self._open = {Kind.STDOUT} if self._merged else {Kind.STDOUT, Kind.STDERR}
             return
         if not self.started:
             raise FramingError(f"{kind.name} before the command has started")
@@ -212,6 +219,7 @@ class Conversation:
                 raise FramingError(f"EOF of stream {body[0]} twice")
             if body[0]:
                 self._ended.add(body[0])
+                self._open.discard(Kind.STDOUT if body[0] == 1 else Kind.STDERR)
             else:
                 self._deaf = True
         elif kind is Kind.EXIT:
@@ -243,7 +251,7 @@ class Conversation:
             self._step = 1
         elif self._step == 1 and not of_server and kind is second:
             self._step = 2
-        elif self._step == data_at and kind is Kind.DATA and of_server is not putting:
+        elif self._step == data_at and kind is Kind.DATA:
             pass
         elif self._step == done_at and kind is Kind.DONE and of_server:
             self.state = State.READY

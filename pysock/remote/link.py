@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import Client, ConnectionClosed, RemoteError
 from .conversation import Conversation, State
@@ -40,6 +40,8 @@ class Link:
         self._owner: object = None
         self._guard = threading.RLock()  # for the conversation, and for who it belongs to
         self._closed = False
+        self._silent = 0.0  # seconds waited without a word of the server
+        self._unasked = 0.0  # since it was asked for one
 
     @property
     def state(self) -> State:
@@ -60,6 +62,7 @@ class Link:
         with self._guard:
             if not self.closed:
                 return
+            self._silent = self._unasked = 0.0
             if self._closed:
                 raise ConnectionClosed("the remote client is closed")
             self._conversation = Conversation(server=False)
@@ -140,7 +143,8 @@ class Link:
                     client.send(*parts)
                 return
             except (TimeoutError, BlockingIOError) as exc:  # of what a receive has set
-                self._check_patience(until)
+                if until is not None and time.monotonic() >= until:
+                    self._give_up()
                 taken = taken or getattr(exc, "accepted", False)
                 client.timeout = self._pause
 
@@ -161,29 +165,37 @@ class Link:
         client = self._client
         if client is None:
             raise ConnectionClosed("the connection is closed")
-        heard = asked = time.monotonic()
         while True:
-            client.timeout = self._next_pause(asked, deadline)
+            pause = self._pause if deadline is None else self._pause_until(deadline)
+            client.timeout = pause
             try:
                 message = client.recv()
-            except BlockingIOError:
-                raise Expired("the deadline has passed") from None
-            except TimeoutError:
-                now = time.monotonic()
-                if deadline is not None and now >= deadline:
+            except (TimeoutError, BlockingIOError):
+                self._nothing_came(pause or 0.0)
+                if deadline is not None and time.monotonic() >= deadline:
                     raise Expired("the deadline has passed") from None
-                self._check_patience(None if self._timeout is None else heard + self._timeout)
-                if self._pause is not None and now >= asked + self._pause:
-                    asked = now
-                    self.send(Kind.PING())
                 continue
+            self._silent = self._unasked = 0.0
             with self._guard:
                 kind, body = self._conversation.received(message)
             if kind is Kind.ERROR:
                 raise failure_of(Refusal.decode(body))
             if kind is not Kind.PONG:
                 return kind, body
-            heard = asked = time.monotonic()
+
+    def _pause_until(self, deadline: float) -> float:
+        left = max(0.0, deadline - time.monotonic())
+        return left if self._pause is None else min(left, self._pause)
+
+    def _nothing_came(self, pause: float) -> None:
+        """Count the silence; ask the server whether it is still there, or give it up."""
+        self._silent += pause
+        self._unasked += pause
+        if self._timeout is not None and self._silent >= self._timeout:
+            self._give_up()
+        if self._pause is not None and self._unasked >= self._pause:
+            self._unasked = 0.0
+            self.send(Kind.PING())
 
     def poll(self) -> tuple[Kind, bytes] | None:
         """Return the server's next message if it has come, else None; does not wait.
@@ -195,19 +207,11 @@ class Link:
         except Expired:
             return None
 
-    def _next_pause(self, asked: float, deadline: float | None) -> float | None:
-        """Return how long to wait before there is something to do."""
-        moments = [] if deadline is None else [deadline]
-        if self._pause is not None:
-            moments.append(asked + self._pause)
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
-
-    def _check_patience(self, until: float | None) -> None:
-        if until is not None and time.monotonic() >= until:
-            self.close()
-            raise TimeoutError(
-                f"the server has been silent for {self._timeout:g} s: the connection is closed"
-            )
+    def _give_up(self) -> NoReturn:
+        self.close()
+        raise TimeoutError(
+            f"the server has been silent for {self._timeout:g} s: the connection is closed"
+        )
 
     def close(self, for_good: bool = False) -> None:
         """Drop the connection; the server ends what it was doing for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -105,11 +106,6 @@ def environment(command: Exec, allowed: Sequence[str], token: bytes) -> dict[byt
         raise PermissionError(
             f"{len(command.env)} variables, expected {MOST_VARIABLES} at most"
         )
-    own = {
-        name: value
-        for name, value in os.environb.items()
-        if any(fnmatch.fnmatchcase(os.fsdecode(name), pattern) for pattern in _OWN)
-    }
     given = dict([token.split(b"=", 1)])
     for variable in command.env:
         name, _, value = variable.partition(b"=")
@@ -125,22 +121,28 @@ def environment(command: Exec, allowed: Sequence[str], token: bytes) -> dict[byt
                 f"{LONGEST_VARIABLE} at most"
             )
         given[name] = value
-    return {**_login(), **own, **given}
+    return {**_login(os.geteuid()), **given}
 
 
-def _login() -> dict[bytes, bytes]:
-    """Return what a login would set."""
+@functools.cache
+def _login(uid: int) -> dict[bytes, bytes]:
+    """Return what a login of a user would set, and the server's own language."""
     import pwd
 
     found = {"PATH": _PATH, "HOME": "/", "SHELL": "/bin/sh"}
     try:
-        user = pwd.getpwuid(os.geteuid())
+        user = pwd.getpwuid(uid)
     except KeyError:
         pass
     else:
         shell = user.pw_shell or "/bin/sh"
         found |= {"HOME": user.pw_dir, "SHELL": shell}
         found |= {"USER": user.pw_name, "LOGNAME": user.pw_name}
+    found |= {
+        name: value
+        for name, value in os.environ.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in _OWN)
+    }
     return {os.fsencode(name): os.fsencode(value) for name, value in found.items()}
 
 

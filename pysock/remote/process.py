@@ -75,18 +75,20 @@ class Process:
 
     def _read(self, deadline: float | None) -> tuple[str, bytes] | None:
         while True:
-            with self._changed:
-                if self._kept:
+            if self._kept:
+                with self._changed:
                     channel, data = self._kept.popleft()
                     self._kept_bytes -= len(data)
-                    return channel, data
-                if self.exit is not None:
-                    return None
+                return channel, data
+            if self.exit is not None:
+                return None
             self._check()
-            self._feed()
-            left = -1 if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._receiving.acquire(timeout=left):
-                raise Expired("the deadline has passed")
+            if self._source is not None:
+                self._feed()
+            if not self._receiving.acquire(blocking=False):
+                left = -1 if deadline is None else max(0.0, deadline - time.monotonic())
+                if not self._receiving.acquire(timeout=left):
+                    raise Expired("the deadline has passed")
             try:
                 item = None if self._kept or self.exit is not None else self._receive(deadline)
             finally:

@@ -139,11 +139,14 @@ class RemoteServer(Server):
         try:
             super().serve_forever()
         finally:
-            with self._guard:
-                timers, self._timers = self._timers, []
-            for timer in timers:
-                timer.cancel()
-                timer.join()
+            self._stop_clocks()
+
+    def _stop_clocks(self) -> None:
+        with self._guard:
+            timers, self._timers = self._timers, []
+        for timer in timers:
+            timer.cancel()
+            timer.join()
 
     def stop(self, drain: float = 30.0) -> None:
         """Stop serving: no new command is taken; what runs has some time left.
@@ -153,18 +156,15 @@ class RemoteServer(Server):
         Args:
             drain: seconds that commands and transfers which run have left.
         """
+        timer = threading.Timer(max(0.0, drain), self._service.end_all)
+        timer.daemon = True
         if drain < threading.TIMEOUT_MAX:
-            timer = threading.Timer(max(0.0, drain), self._service.end_all)
-            timer.daemon = True
             with self._guard:
                 self._timers.append(timer)
             timer.start()
-        try:
-            super().stop(drain + LADDER[-1][0] + _MARGIN)
-        finally:
-            if not self.stopping and drain < threading.TIMEOUT_MAX:
-                timer.cancel()
-                timer.join()
+        super().stop(drain + LADDER[-1][0] + _MARGIN)
+        if not self.stopping:
+            self._stop_clocks()
 
     def server_close(self) -> None:
         """Close the listeners; what still runs is ended."""
