@@ -19,6 +19,7 @@ LONGEST_VARIABLE = 1024
 LONGEST_SHOWN = 256
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OWN = ("LANG", "LC_*", "TZ")  # of the server, for its commands
+_OFFERED = ("TERM", "LANG", "LC_*")  # sent with every command, and no matter where unwanted
 
 Rule = Callable[["Request"], object]
 
@@ -110,7 +111,9 @@ def environment(command: Exec, allowed: Sequence[str], token: bytes) -> dict[byt
     for variable in command.env:
         name, _, value = variable.partition(b"=")
         text = os.fsdecode(name)
-        if not any(fnmatch.fnmatchcase(text, pattern) for pattern in allowed):
+        if not _matches(text, allowed):
+            if _matches(text, _OFFERED):
+                continue
             raise PermissionError(
                 f"variable {shown(text)} may not be set: the server allows "
                 f"{', '.join(allowed) or 'none'} (allow_env=)"
@@ -122,6 +125,10 @@ def environment(command: Exec, allowed: Sequence[str], token: bytes) -> dict[byt
             )
         given[name] = value
     return {**_login(os.geteuid()), **given}
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @functools.cache
@@ -138,11 +145,7 @@ def _login(uid: int) -> dict[bytes, bytes]:
         shell = user.pw_shell or "/bin/sh"
         found |= {"HOME": user.pw_dir, "SHELL": shell}
         found |= {"USER": user.pw_name, "LOGNAME": user.pw_name}
-    found |= {
-        name: value
-        for name, value in os.environ.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in _OWN)
-    }
+    found |= {name: value for name, value in os.environ.items() if _matches(name, _OWN)}
     return {os.fsencode(name): os.fsencode(value) for name, value in found.items()}
 
 

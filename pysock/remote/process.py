@@ -43,6 +43,7 @@ class Process:
         self._kept: deque[tuple[str, bytes]] = deque()
         self._kept_bytes = 0
         self._receiving = threading.Lock()
+        self._reader: int | None = None  # the thread that has read last
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         link.begin(message, self)
@@ -74,6 +75,7 @@ class Process:
         return self._read(None if timeout is None else time.monotonic() + timeout)
 
     def _read(self, deadline: float | None) -> tuple[str, bytes] | None:
+        self._reader = threading.get_ident()
         while True:
             if self._kept:
                 with self._changed:
@@ -167,8 +169,9 @@ class Process:
             count = self._link.take_input(self, most)
             if count:
                 return count
-            if self._receiving.acquire(blocking=False):
-                # Nobody reads just now, and what makes room has to be received.
+            # What makes room has to be received: by who reads, or by this one if nobody does.
+            alone = self._reader in (None, threading.get_ident())
+            if alone and self._receiving.acquire(blocking=False):
                 try:
                     if not self._link.closed and self.exit is None:
                         self._keep(self._receive(None))
@@ -181,15 +184,15 @@ class Process:
     def _keep(self, item: tuple[str, bytes] | None) -> None:
         if item is None:
             return
+        with self._changed:
+            self._kept.append(item)
+            self._kept_bytes += len(item[1])
         if self._kept_bytes > _MOST_KEPT:
             raise RemoteError(
                 f"{self._kept_bytes} bytes of output wait to be read while input is written: "
                 "read in another thread, or use communicate()",
                 "output",
             )
-        with self._changed:
-            self._kept.append(item)
-            self._kept_bytes += len(item[1])
 
     def _feed(self) -> None:
         """Send what may be sent of the input that was given at the start."""
