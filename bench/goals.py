@@ -223,5 +223,43 @@ DATAGRAMS = Table(
     ),
 )
 
+REMOTE_COLUMNS: dict[str, str | None] = {
+    "local": "local",
+    "OpenSSH": "ssh",
+    "paramiko": "paramiko",
+    "asyncssh": "asyncssh",
+    "before": "before",
+}
+ONLY_GCM = {**dict.fromkeys(REMOTE_COLUMNS), "OpenSSH": "ssh_gcm"}
+
+
+def _mebibytes_per_second(seconds: float) -> str:
+    return f"{1 / seconds:,.0f} MiB/s"
+
+
+REMOTE = Table(
+    REMOTE_COLUMNS,
+    (
+        Row(
+            "output of a command, Unix socket",
+            "remote_output",
+            {"local": 0.6, "OpenSSH": 5, "paramiko": 20},
+            figure=_mebibytes_per_second,
+        ),
+        Row("- OpenSSH with AES-GCM", "remote_output", instead=ONLY_GCM),
+        Row(
+            "output of a command, TLS",
+            "remote_output_tls",
+            {"OpenSSH": 2},
+            figure=_mebibytes_per_second,
+        ),
+        Row("- OpenSSH with AES-GCM", "remote_output_tls", instead=ONLY_GCM),
+        Row("`true`, connection open", "remote_true"),
+        Row("put a file, Unix socket", "remote_put", figure=_mebibytes_per_second),
+        Row("get a file, Unix socket", "remote_get", figure=_mebibytes_per_second),
+    ),
+)
+
+REMOTE_GOAL = 0.001  # seconds that a remote `true` may take longer than a local one
 IMPORT_GOAL = 0.015  # seconds that `import pysock` may take longer than what it needs
 MEMORY_GOAL = 4096  # bytes of user memory for an idle connection

@@ -36,13 +36,14 @@ Command = tuple[str, ...]
 class Rival:
     """One program to measure, by the command that starts it.
 
-    *datagrams* are the commands of its client and its server where the work is done
-    with these; None: it has no part in them.
+    *datagrams* and *remote* are the commands of its client and its server where the work
+    is done with datagrams, or is a command to run; None: it has no part in them.
     """
 
     name: str
     command: Command
     datagrams: tuple[Command, Command] | None = None
+    remote: tuple[Command, Command] | None = None
 
     def version(self) -> str:
         """Return what the peer says it is.
@@ -127,6 +128,21 @@ class DatagramWork(Work):
 
     def options(self, rival: str) -> list[str]:
         return [*super().options(rival), str(self.window)]
+
+
+@dataclass(frozen=True)
+class RemoteWork(Work):
+    """What is done at the other end of a connection: *count* commands, or MiB."""
+
+    tls: bool = False
+
+    def commands(self, rival: Rival) -> tuple[Command, Command]:
+        if rival.remote is None:
+            raise PeerError(f"{rival.name} has no peer for remote commands")
+        return rival.remote
+
+    def address(self, sockets: Path, rival: str) -> str:
+        return f"{'tls' if self.tls else 'unix'}://{sockets}-{rival}"
 
 
 @dataclass(frozen=True)

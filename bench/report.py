@@ -15,7 +15,18 @@ from dataclasses import fields
 from statistics import median, quantiles
 from typing import Any
 
-from goals import DATAGRAMS, IMPORT_GOAL, MEMORY_GOAL, ONE_CONNECTION, SERVER, TLS, Row, Table
+from goals import (
+    DATAGRAMS,
+    IMPORT_GOAL,
+    MEMORY_GOAL,
+    ONE_CONNECTION,
+    REMOTE,
+    REMOTE_GOAL,
+    SERVER,
+    TLS,
+    Row,
+    Table,
+)
 from interleave import Round
 
 Rounds = Mapping[str, Sequence[Round]]  # of one work, by rival
@@ -27,7 +38,7 @@ NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
 def table(results: Results, subject: str = "pysock") -> str:
     """Return the tables of all works in *results*, as aligned Markdown."""
     tables = []
-    for kind in (ONE_CONNECTION, SERVER, TLS, DATAGRAMS):
+    for kind in (ONE_CONNECTION, SERVER, TLS, DATAGRAMS, REMOTE):
         columns = [
             column
             for column, usual in kind.columns.items()
@@ -39,7 +50,13 @@ def table(results: Results, subject: str = "pysock") -> str:
             if row.work in results
         ]
         if kind is ONE_CONNECTION and "import" in results:
-            lines.append(_import_line(results["import"], columns, subject))
+            title = "import pysock over import socket, selectors"
+            ends = ("socket", subject, IMPORT_GOAL)
+            lines.append(_over_line(title, results["import"], columns, *ends))
+        if kind is REMOTE and "remote_true" in results:
+            title = "`true`, connection open, over subprocess.run"
+            ends = ("local", subject, REMOTE_GOAL)
+            lines.append(_over_line(title, results["remote_true"], columns, *ends))
         if kind is SERVER and "server_idle" in results:
             lines.append(_memory_line(results["server_idle"], columns, subject))
         if lines:
@@ -134,16 +151,18 @@ def _line(
     return [row.title, *cells, _control(by_rival), verdict]
 
 
-def _import_line(by_rival: Rounds, columns: Sequence[str], subject: str) -> list[str]:
+def _over_line(
+    title: str, by_rival: Rounds, columns: Sequence[str], base: str, subject: str, goal: float
+) -> list[str]:
+    """How much longer than *base* the *subject* takes; not a ratio."""
     middle = {rival: _middle(rounds) for rival, rounds in by_rival.items()}
     control, verdict = "", "not run"
-    if "socket" in middle and "socket_again" in middle:
-        control = f"{(middle['socket_again'] - middle['socket']) * 1e3:+.1f} ms"
-    if "socket" in middle and subject in middle:
-        over = middle[subject] - middle["socket"]
-        word = "met" if over <= IMPORT_GOAL else "missed"
-        verdict = f"{word}: {over * 1e3:+.1f} ms ({IMPORT_GOAL * 1e3:g})"
-    title = "import pysock over import socket, selectors"
+    if base in middle and f"{base}_again" in middle:
+        control = f"{(middle[f'{base}_again'] - middle[base]) * 1e3:+.1f} ms"
+    if base in middle and subject in middle:
+        over = middle[subject] - middle[base]
+        word = "met" if over <= goal else "missed"
+        verdict = f"{word}: {over * 1e3:+.1f} ms ({goal * 1e3:g})"
     return [title, *("" for _ in columns), control, verdict]
 
 

@@ -47,8 +47,12 @@ def all_rivals(folder: Path, before: str | None = None) -> dict[str, Rival]:
         "pysock_client": _python("dgram_pysock"),
         "python_client": _python("dgram_python"),
     }
-    datagrams = _datagram_peers(folder, before)
-    return {name: Rival(name, commands[name], datagrams.get(name)) for name in commands}
+    datagrams, remote = _datagram_peers(folder, before), _remote_peers(before)
+    commands |= {name: ends[0] for name, ends in remote.items() if name not in commands}
+    return {
+        name: Rival(name, commands[name], datagrams.get(name), remote.get(name))
+        for name in commands
+    }
 
 
 def _datagram_peers(folder: Path, before: str | None) -> dict[str, tuple[Command, Command]]:
@@ -64,6 +68,23 @@ def _datagram_peers(folder: Path, before: str | None) -> dict[str, tuple[Command
         "before": (old, old),
         "python": (python, python),
         "python_client": (python, c),
+    }
+
+
+def _remote_peers(before: str | None) -> dict[str, tuple[Command, Command]]:
+    """Return what starts client and server where commands are run, by rival."""
+    pysock, local, sshd = map(_python, ("remote_pysock", "remote_local", "remote_sshd"))
+    old = _python("remote_pysock", interpreter=before)
+    return {
+        "local": (local, local),
+        "local_again": (local, local),
+        "pysock": (pysock, pysock),
+        "before": (old, old),
+        "ssh": (_python("remote_ssh"), sshd),
+        "ssh_again": (_python("remote_ssh"), sshd),
+        "ssh_gcm": (_python("remote_ssh", "gcm"), sshd),
+        "paramiko": (_python("remote_paramiko"), sshd),
+        "asyncssh": (_python("remote_asyncssh"), sshd),
     }
 
 

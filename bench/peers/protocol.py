@@ -18,6 +18,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any, Protocol
 
+MiB = 1024 * 1024
 DEPTH = 16  # requests under way in the pipelined work
 BATCH = 1000  # messages handed over at once in the streams of small ones
 
@@ -167,8 +168,28 @@ def handshakes_client(conn: Any, options: Options, message: bytes) -> None:
         conn.handshake()
 
 
-def handshakes_server(conn: Any, options: Options) -> None:
+def serving_server(conn: Any, options: Options) -> None:
     conn.serve_forever()
+
+
+def output_client(conn: Any, options: Options, message: bytes) -> None:
+    if (got := conn.output(options.count)) != options.count * MiB:
+        raise ValueError(f"output of {got} bytes, expected {options.count} MiB")
+
+
+def true_client(conn: Any, options: Options, message: bytes) -> None:
+    for _ in range(options.count):
+        if status := conn.true():
+            raise ValueError(f"status {status}, expected 0")
+
+
+def put_client(conn: Any, options: Options, message: bytes) -> None:
+    conn.put()
+
+
+def get_client(conn: Any, options: Options, message: bytes) -> None:
+    if (got := os.path.getsize(conn.get())) != options.count * MiB:
+        raise ValueError(f"file of {got} bytes, expected {options.count} MiB")
 
 
 WORKS: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {
@@ -179,7 +200,11 @@ WORKS: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {
     "stream": (stream_client, stream_server),
     "echo": (echo_client, pingpong_server),
     "echo_into": (echo_into_client, echo_into_server),
-    "handshakes": (handshakes_client, handshakes_server),
+    "handshakes": (handshakes_client, serving_server),
+    "output": (output_client, serving_server),
+    "true": (true_client, serving_server),
+    "put": (put_client, serving_server),
+    "get": (get_client, serving_server),
 }
 
 

@@ -1,7 +1,8 @@
 """The command `pysock`: finds the verb, and turns what goes wrong into one line.
 
-Each verb is a module of this package, with `configure(parser)` and `run(options)`; it is
-imported when it is asked for.
+Each verb is a module of this package, with `configure(parser)` and `run(options)`, and with
+`parse(parser, arguments)` where that is not argparse's business alone; it is imported when it
+is asked for.
 
 Exit status: 0 when all went well; 1 when something on this side failed, such as writing
 the output; 2 for a wrong command line or a message that cannot be sent; 130 after Ctrl-C;
@@ -32,10 +33,15 @@ VERBS = {
     "bench": "put load on a server and say how it does",
     "demo": "show messages stuck together and cured, a server, and a comparison",
     "dump": "show the frames in a capture of a stream's bytes",
+    "get": "fetch files from a server of remote commands",
     "guess": "say which format the bytes of a capture follow",
     "keygen": "make a certificate, its private key and an authkey",
-    "serve": "run a server: handlers of yours, several processes",
+    "put": "send files to a server of remote commands",
+    "run": "run a command on another machine, as ssh does",
     "send": "send messages to a server and print its replies",
+    "serve": "run a server: handlers of yours, several processes",
+    "shell": "type commands that another machine runs",
+    "shell-server": "run commands for others: run, shell, put and get connect to it",
 }
 
 
@@ -94,10 +100,11 @@ def _run(verb: str | None, arguments: list[str]) -> int:
     try:
         if verb is None:
             return _top(arguments)
-        module = importlib.import_module(f"{__name__}.{verb}")
+        module = importlib.import_module(f"{__name__}.{verb.replace('-', '_')}")
         parser = Parser(f"pysock {verb}", module.DESCRIPTION, module.EPILOG)
         module.configure(parser)
-        options = parser.parse_intermixed_args(arguments[1:])
+        parse = getattr(module, "parse", Parser.parse_intermixed_args)
+        options = parse(parser, arguments[1:])
         status: int = module.run(options)
         return status
     except SystemExit as exc:  # --help and --version
@@ -108,7 +115,7 @@ def _top(arguments: list[str]) -> int:
     """Answer `pysock` without a verb it knows."""
     from .. import __version__
 
-    verbs = "\n".join(f"  {verb:<8} {summary}" for verb, summary in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12} {summary}" for verb, summary in VERBS.items())
     parser = Parser(
         "pysock",
         "Whole messages over sockets.",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteServer"]
 
 _MARGIN = 2.0  # seconds beyond the last step of a command's end
+_MOST_RUNNING = 900  # more than that its spawner has no descriptors for
 _SPARE = 8  # threads for those that are only told that there are too many commands
 _LIMITS = {
     "cpu": "RLIMIT_CPU",
@@ -52,7 +53,7 @@ class RemoteServer(Server):
         allow_root: serve also where this process is root's.
         allow_env: patterns of the variables that clients may set.
         files_root: the folder whose files clients may fetch and store; None: no files.
-        max_running: commands and transfers at a time.
+        max_running: commands and transfers at a time, 900 at most.
         time_limit: seconds that a command may take; None: no limit.
         max_output: bytes that a command may write; None: no limit.
         limits: of each process: "cpu" (seconds), "memory" (bytes), "processes" (of the
@@ -190,8 +191,8 @@ def _check_address(address: Any, secured: bool, insecure: bool) -> None:
 
 
 def _check_numbers(max_running: int, time_limit: float | None, max_output: int | None) -> None:
-    if not isinstance(max_running, int) or max_running < 1:
-        raise ValueError(f"max_running is {max_running!r}, expected 1 or more")
+    if not isinstance(max_running, int) or not 1 <= max_running <= _MOST_RUNNING:
+        raise ValueError(f"max_running is {max_running!r}, expected 1 to {_MOST_RUNNING}")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit is {time_limit!r}, expected seconds above 0, or None")
     if max_output is not None and max_output < 0:
