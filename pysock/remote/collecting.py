@@ -15,7 +15,9 @@ __all__ = ["Sink", "Whole", "sink_of"]
 class Sink(Protocol):
     """What takes the pieces of one stream."""
 
-    dropped: int  # bytes that are not in the result
+    @property
+    def dropped(self) -> int:
+        """Bytes that are not in the result."""
 
     def write(self, data: bytes) -> bool:
         """Take a piece; return False where that was too much."""
@@ -50,26 +52,25 @@ class Tail:
     """The last bytes of a stream."""
 
     def __init__(self, limit: int) -> None:
-        self.dropped = 0
         self._parts: deque[bytes] = deque()
+        self._kept = 0
         self._size = 0
         self._limit = limit
+
+    @property
+    def dropped(self) -> int:
+        return max(0, self._size - self._limit)
 
     def write(self, data: bytes) -> bool:
         self._parts.append(data)
         self._size += len(data)
-        while self._size - len(self._parts[0]) >= self._limit:
-            gone = len(self._parts.popleft())
-            self._size -= gone
-            self.dropped += gone
-            if not self._parts:
-                break
+        self._kept += len(data)
+        while self._parts and self._kept - len(self._parts[0]) >= self._limit:
+            self._kept -= len(self._parts.popleft())
         return True
 
     def result(self) -> bytes:
-        whole = b"".join(self._parts)
-        more = max(0, len(whole) - self._limit)
-        return whole[more:]
+        return b"".join(self._parts)[max(0, self._kept - self._limit) :]
 
 
 class Spill:

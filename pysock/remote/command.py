@@ -326,20 +326,21 @@ class Command:
             if not count:
                 self._ended(descriptor)
                 return
-            self.counts[stream] += count
-            if self.max_output is not None and self._is_too_much(self.max_output):
-                return
-            self._held = self._view[: 1 + count]
+            if self.max_output is not None:
+                count = self._allowed(count, self.max_output)
+            if count:
+                self.counts[stream] += count
+                self._held = self._view[: 1 + count]
             if not self._flush():
                 return
 
-    def _is_too_much(self, limit: int) -> bool:
-        if sum(self.counts[1:]) <= limit:
-            return False
-        if not self.reason:
+    def _allowed(self, count: int, limit: int) -> int:
+        """Return how many of *count* bytes may pass; end a command that writes more."""
+        allowed = limit - self.counts[1] - self.counts[2]
+        if count > allowed and not self.reason:
             self.reason = f"it wrote more than {limit} bytes (max_output)"
             self.spawned.kill()
-        return True
+        return min(count, allowed)
 
     def _ended(self, descriptor: int) -> None:
         """Note the end of a stream; a terminal's is that of both."""
