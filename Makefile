@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md \
 	$(shell find src pysock ! -name __pycache__ ! -name '*.py[co]' ! -name '*.so' ! -name '*.c')
@@ -19,7 +20,7 @@ demo: $(VENV)/.package ## stuck packets shown and cured, a server, a comparison
 	$(BIN)/pysock demo $(ARGS)
 
 test: $(VENV)/.package $(VENV)/.tools ## run the tests against the installed wheel
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.package $(VENV)/.tools ## run the tests that take minutes
 	$(BIN)/pytest -m slow --timeout=600 $(ARGS)

