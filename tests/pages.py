@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -42,3 +43,10 @@ def replaced(text: str, *pairs: tuple[str, str]) -> str:
         assert old in text, old
         text = text.replace(old, new)
     return text
+
+
+def allowing_root(program: str) -> str:
+    """The program as root has to write it, where that is who runs the tests."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return program
+    return re.sub(r"(\bRemoteServer\(\s*\"[^\"]*\")", r"\1, allow_root=True", program)

@@ -88,8 +88,18 @@ def test_demo_shows_the_fault_and_the_cure(shown):
         "pysock        1 recv:  'what leaves whole arrives whole'",
         "prints        b'HELLO, WORLD'",
         "received      67,108,864 bytes, the same",
+        "exit status   0",
+        "received      67,108,864 bytes",
     ):
         assert f"     {line}\n" in text
+
+
+def test_demo_checks_the_output_of_a_remote_command(shown):
+    assert re.search(
+        r"^     SHA-256       the same, [0-9a-f]{16}\.\.\.$", shown[0], re.MULTILINE
+    )
+    parts = re.findall(r"^(\d)\. ", shown[0], re.MULTILINE)
+    assert parts == ["1", "2", "3", "4", "5", "6"]
 
 
 def test_demo_compares_in_both_ways(shown):
@@ -124,13 +134,33 @@ def test_demo_no_color_is_respected(tmp_path):
 
 
 @linux
+def test_demo_ctrl_c_within_the_command_leaves_no_file(tmp_path):
+    """Ctrl-C in the midst of it: no file stays."""
+    with subprocess.Popen(
+        COMMAND,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if line.startswith(b"5."):
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 130
+        assert process.stderr.read() == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+@linux
 def test_demo_ctrl_c_ends_quietly_and_leaves_no_process(tmp_path):
     with subprocess.Popen(
         COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
-            if line.startswith(b"5."):
+            if line.startswith(b"6."):
                 break
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         end = time.monotonic() + LIMIT

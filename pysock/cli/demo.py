@@ -6,21 +6,24 @@ Everything printed is what happened in that run.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable
 
-from .. import Client, Connection, LengthField, Server, __version__
+from .. import Client, Connection, Error, LengthField, Server, __version__
 from . import DISCONNECTED, FAILED, Failure, NoReader, Parser
 
 DESCRIPTION = """\
 Show in a few seconds, over real sockets on this machine, what pysock is for: messages
 that plain sockets stick together or cut arrive whole, a server answers a client, a large
-message goes there and back, and a comparison of speed with multiprocessing.connection."""
+message goes there and back, a remote command sends a large output, and a comparison of
+speed with multiprocessing.connection."""
 
 EPILOG = """\
 Colours and bars are for terminals; NO_COLOR=1 turns the colours off.
@@ -40,15 +43,17 @@ def run(options: argparse.Namespace) -> int:
     """Run every part; return 0."""
     screen = Screen()
     try:
-        screen.begin(f"pysock {__version__}: what follows happens now, over 127.0.0.1.")
+        screen.begin(f"pysock {__version__}: what follows happens now, on this machine.")
         _stuck(screen)
         _cut(screen)
         _server(screen)
         _large(screen)
+        if sys.platform != "win32":
+            _command(screen)
         _race(screen)
-    except OSError as exc:
-        text = f"the connection failed: {exc.strerror or exc}"
-        raise Failure(text, DISCONNECTED) from None
+    except (Error, OSError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
+        raise Failure(f"the connection failed: {reason}", DISCONNECTED) from None
     return 0
 
 
@@ -134,10 +139,40 @@ def _large(screen: Screen) -> None:
     screen.row("took", f"{seconds:.2f} s, there and back")
 
 
+def _command(screen: Screen) -> None:
+    from ..remote import RemoteClient, RemoteServer
+
+    size = 64 * MIB
+    screen.title(f"5. A remote command, and its {size // MIB} MiB of output")
+    screen.say("As subprocess.run, over a Unix socket or TLS; whole, however long.")
+    screen.code('remote.run(["cat", "random"])')
+    content = os.urandom(size)
+    with tempfile.TemporaryDirectory(prefix="pysock-demo-") as folder:
+        with open(os.path.join(folder, "random"), "xb") as file:
+            file.write(content)
+        with (
+            RemoteServer(
+                f"unix://{folder}/s", allow_root=os.geteuid() == 0, cwd=folder
+            ).start() as server,
+            RemoteClient(server.address) as remote,
+        ):
+            began = time.perf_counter()
+            done = remote.run(["cat", "random"])
+            seconds = time.perf_counter() - began
+    sums = [hashlib.sha256(data).hexdigest() for data in (content, done.stdout)]
+    if done.returncode or sums[0] != sums[1]:
+        raise Failure("the output is not what it must be: please report this", FAILED)
+    screen.row("exit status", str(done.returncode), good=True)
+    screen.row("received", f"{len(done.stdout):,} bytes", good=True)
+    screen.row("SHA-256", f"the same, {sums[1][:16]}...", good=True)
+    screen.row("took", f"{seconds:.2f} s")
+
+
 def _race(screen: Screen) -> None:
     from .demo_race import PYSOCK, RIVAL, ROUNDS, SIZE, race
 
-    screen.title(f"5. Messages of {SIZE} bytes per second")
+    number = 5 if sys.platform == "win32" else 6
+    screen.title(f"{number}. Messages of {SIZE} bytes per second")
     screen.passing("measuring, a few seconds ...")
     about = {
         "ask and answer": "One message there, one back, then the next:",

@@ -272,7 +272,8 @@ class RemoteClient:
         try:
             return Process(self._link, args, command.encode(), source)
         except FrameTooLarge:
-            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG)) from None
+            program = os.fsdecode(command.argv[0]) if command.argv else "/bin/sh"
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), program) from None
 
     # ---------------------------------------------------------------- files
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .. import Client, ConnectionClosed, RemoteError
+from .. import Client, ConnectionClosed, FrameTooLarge, RemoteError
 from .conversation import Conversation, State
-from .protocol import Kind, Refusal, version
+from .protocol import FRAMING, Kind, Refusal, version
 
 __all__ = ["Expired", "Link"]
 
@@ -83,6 +83,8 @@ class Link:
 
         Raises:
             RuntimeError: something else is under way.
+            FrameTooLarge: the message is too long to be sent.
+            OSError: the connection has failed, and is closed.
         """
         with self._guard:
             self.open()
@@ -91,8 +93,14 @@ class Link:
                     "a command or a transfer is under way on this connection: let it end, or "
                     "use another RemoteClient"
                 )
+            if len(message) > FRAMING.max_frame:
+                raise FrameTooLarge(len(message), FRAMING.max_frame)
             self._owner = owner
-            self.send(message)
+            try:
+                self.send(message)
+            except BaseException:  # nobody knows how much of it has gone
+                self.close()
+                raise
 
     def say(self, owner: object, message: bytes) -> bool:
         """Send a word to a command that runs; return whether it still does."""
@@ -193,7 +201,8 @@ class Link:
         self._unasked += pause
         if self._timeout is not None and self._silent >= self._timeout:
             self._give_up()
-        if self._pause is not None and self._unasked >= self._pause:
+        asks = self._pause is not None and self.state is not State.NEW
+        if asks and self._unasked >= (self._pause or 0.0):
             self._unasked = 0.0
             self.send(Kind.PING())
 

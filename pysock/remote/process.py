@@ -104,6 +104,8 @@ class Process:
             self._changed.notify_all()
 
     def _check(self) -> None:
+        if isinstance(self._failure, RemoteError):
+            raise self._failure
         if self._failure is not None:
             raise ConnectionClosed(
                 "the connection was lost before the command ended: its exit status is unknown"

@@ -40,7 +40,7 @@ _LIMITS = {
 class RemoteServer(Server):
     """Runs commands for clients, and sends their output however long.
 
-    At a Unix socket, which only its user may connect to, it needs no key.  Elsewhere
+    At a Unix socket it needs no key: it serves its own user, and root.  Elsewhere
     it needs TLS and a key: everybody who has it may do what this process's user may.
 
     Args:
@@ -106,10 +106,10 @@ class RemoteServer(Server):
             max_output,
             _resource_limits(limits or {}),
             None if cwd is None else os.fsencode(cwd),
+            None if authkey or insecure or "allow_uids" in options else {0, os.geteuid()},
             lambda: self.stopping,
         )
         self._timers: list[threading.Timer] = []
-        self._guard = threading.Lock()
         super().__init__(
             address,
             self._service.hear,
@@ -143,11 +143,12 @@ class RemoteServer(Server):
             self._stop_clocks()
 
     def _stop_clocks(self) -> None:
-        with self._guard:
-            timers, self._timers = self._timers, []
-        for timer in timers:
-            timer.cancel()
-            timer.join()
+        # Without a lock: a signal's handler may call `stop` in the midst of this.
+        with contextlib.suppress(IndexError):
+            while True:
+                timer = self._timers.pop()
+                timer.cancel()
+                timer.join()
 
     def stop(self, drain: float = 30.0) -> None:
         """Stop serving: no new command is taken; what runs has some time left.
@@ -160,9 +161,8 @@ class RemoteServer(Server):
         timer = threading.Timer(max(0.0, drain), self._service.end_all)
         timer.daemon = True
         if drain < threading.TIMEOUT_MAX:
-            with self._guard:
-                self._timers.append(timer)
             timer.start()
+            self._timers.append(timer)
         super().stop(drain + LADDER[-1][0] + _MARGIN)
         if not self.stopping:
             self._stop_clocks()

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from .. import Connection, ConnectionClosed, FramingError
@@ -22,7 +22,7 @@ from .conversation import State
 from .policy import Request, Rule, command_line, denied, environment, request_of, shown
 from .protocol import Exec, Exit, Get, Kind, Put, Refusal, version
 from .spawner import Order
-from .spawning import Spawning
+from .spawning import SpawnerGone, Spawning
 from .talk import Talk
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Service:
         max_output: bytes that it may write, None: no limit.
         limits: pairs of a resource and its limit, for each process.
         cwd: the folder to run in; None: the user's home.
+        uids: whom to serve at Unix sockets, which need not have a mode that keeps others
+            out; None: whoever gets in.
         stopping: says whether the server is.
     """
 
@@ -60,6 +62,7 @@ class Service:
         max_output: int | None,
         limits: list[tuple[int, int]],
         cwd: bytes | None,
+        uids: Collection[int] | None,
         stopping: Callable[[], bool],
     ) -> None:
         self.spawning = Spawning()
@@ -71,6 +74,7 @@ class Service:
         self._max_output = max_output
         self._limits = limits
         self._cwd = cwd
+        self._uids = uids
         self._stopping = stopping
         self._places = threading.Semaphore(max_running)
         self._commands: set[Command] = set()
@@ -91,6 +95,7 @@ class Service:
             if talk is None:
                 talk = self._talks[connection] = Talk(connection)
                 _wait_for_readers(connection)
+                self._check_user(talk)
             self._serve(talk, *talk.conversation.received(message))
         except FramingError as exc:
             logger.warning("%s: broke the rules: %s", self._who(talk), shown(str(exc)))
@@ -100,6 +105,20 @@ class Service:
         except (OSError, ConnectionClosed) as exc:
             logger.info("%s: lost: %s", self._who(talk), shown(str(exc)))
             connection.close()
+
+    def _check_user(self, talk: Talk) -> None:
+        """Refuse a user of this machine who is neither the server's nor root.
+
+        Raises:
+            PermissionError: it is another one, or nobody knows who.
+        """
+        if self._uids is None or talk.connection.socket.family != socket.AF_UNIX:
+            return
+        found = talk.connection.peer_credentials
+        if found is None or found.uid not in self._uids:
+            refusal = Refusal("refused", "this server is another user's")
+            talk.refuse(refusal)
+            raise PermissionError(f"user {talk.user or 'unknown'} is not the server's")
 
     def _who(self, talk: Talk | None) -> str:
         return "client" if talk is None else f"user {shown(talk.user) or '-'}"
@@ -208,6 +227,9 @@ class Service:
                 with self._guard:
                     self._commands.discard(command)
                 spawned.close()
+        except SpawnerGone as exc:
+            outcome = "failed"
+            talk.refuse(Refusal("failed", str(exc)))
         finally:
             streams.close()
             _audit(request, outcome, counts, time.monotonic() - began)

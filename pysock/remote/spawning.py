@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import marshal
 import os
 import socket
@@ -14,10 +13,17 @@ from pathlib import Path
 
 from .spawner import ORDER, REPLY, Order
 
-__all__ = ["Spawned", "Spawning"]
+__all__ = ["Spawned", "SpawnerGone", "Spawning"]
 
 _PROGRAM = Path(__file__).with_name("spawner.py")
 _PATIENCE = 30.0  # for a command to start: the machine may be very busy
+
+
+class SpawnerGone(Exception):
+    """The spawner has ended in the midst, and what became of a command is not known."""
+
+    def __str__(self) -> str:
+        return "the server's spawner was killed: what became of the command is not known"
 
 
 class Spawned:
@@ -63,7 +69,7 @@ class Spawned:
             None where there is nothing to tell yet.
 
         Raises:
-            ConnectionResetError: the spawner has gone, and nobody knows.
+            SpawnerGone: nobody knows.
         """
         word, number, data = self._hear()
         if word != b"W":
@@ -82,9 +88,12 @@ class Spawned:
     def _receive(self, count: int) -> bytes:
         parts = b""
         while len(parts) < count:
-            part = self._control.recv(count - len(parts))
+            try:
+                part = self._control.recv(count - len(parts))
+            except ConnectionError:
+                part = b""
             if not part:
-                raise ConnectionResetError(errno.ECONNRESET, "the spawner has gone")
+                raise SpawnerGone
             parts += part
         return parts
 
@@ -93,6 +102,7 @@ class Spawned:
 
         Raises:
             OSError: it could not be.
+            SpawnerGone: nobody knows.
         """
         self._control.settimeout(_PATIENCE)
         word, number, data = self._hear()
@@ -140,19 +150,30 @@ class Spawning:
 
         Raises:
             OSError: it could not be started.
+            SpawnerGone: it may have been, but nobody knows.
         """
         data = marshal.dumps(tuple(order))
         ours, theirs = socket.socketpair()
         spawned = Spawned(ours)
         try:
-            with theirs, self._lock:
-                socket.send_fds(self._open(), [b"+"], [theirs.fileno(), *stdio])
-            ours.sendall(ORDER.pack(len(data)) + data)
+            with theirs:
+                self._pass_on([theirs.fileno(), *stdio])
+            with contextlib.suppress(ConnectionError):  # why is for `_started` to find out
+                ours.sendall(ORDER.pack(len(data)) + data)
             spawned._started()
         except BaseException:
             spawned.close()
             raise
         return spawned
+
+    def _pass_on(self, descriptors: list[int]) -> None:
+        """Pass descriptors to the spawner, or to another one if it has just been killed."""
+        with self._lock:
+            try:
+                socket.send_fds(self._open(), [b"+"], descriptors)
+            except ConnectionError:
+                self._close()
+                socket.send_fds(self._open(), [b"+"], descriptors)
 
     def close(self) -> None:
         """Let the spawner end, when it has ended all commands that still run."""
