@@ -16,7 +16,7 @@ SOURCES := setup.py pyproject.toml MANIFEST.in README.md \
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.package ## stuck packets shown and cured, a server, a comparison
+demo: $(VENV)/.package ## stuck packets shown and cured, a server, a command, a comparison
 	$(BIN)/pysock demo $(ARGS)
 
 test: $(VENV)/.package $(VENV)/.tools ## run the tests against the installed wheel

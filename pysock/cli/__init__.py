@@ -31,7 +31,7 @@ DISCONNECTED = 255
 # Each verb, and what `pysock --help` says of it.
 VERBS = {
     "bench": "put load on a server and say how it does",
-    "demo": "show messages stuck together and cured, a server, and a comparison",
+    "demo": "show messages stuck together and cured, a server, a command, a comparison",
     "dump": "show the frames in a capture of a stream's bytes",
     "get": "fetch files from a server of remote commands",
     "guess": "say which format the bytes of a capture follow",

@@ -32,12 +32,12 @@ from __future__ import annotations
 import enum
 import errno
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
 from ..errors import FramingError
 from ..framing import LengthField
+from .fields import collect, cut, fixed, pack, text_of, without_nul
 
 __all__ = [
     "CHUNK",
@@ -71,7 +71,6 @@ FRAMING = LengthField(4, max_frame=4 * 1024 * 1024)
 MAGIC = b"pysock remote"
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
-_FIELD = struct.Struct(">BI")
 _SIZE = struct.Struct(">HH")
 _EXIT = struct.Struct(">BBBB")
 _STAT = struct.Struct(">QIqB")
@@ -119,66 +118,6 @@ _PREFIX = {kind: bytes([kind]) for kind in Kind}
 KINDS: dict[int, Kind] = {int(kind): kind for kind in Kind}
 
 
-# ---------------------------------------------------------------- bodies
-
-
-def _pack(kind: Kind, *fields: tuple[int, bytes]) -> bytes:
-    return _PREFIX[kind] + b"".join(
-        part for tag, value in fields for part in (_FIELD.pack(tag, len(value)), value)
-    )
-
-
-def _unpack(what: str, body: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(body):
-        if len(body) - at < _FIELD.size:
-            raise FramingError(f"{what} ends within a field's head")
-        tag, length = _FIELD.unpack_from(body, at)
-        at += _FIELD.size
-        if length > len(body) - at:
-            raise FramingError(f"{what} has {len(body) - at} bytes for a field of {length}")
-        yield tag, body[at : at + length]
-        at += length
-
-
-def _collect(what: str, body: bytes, single: int, several: int = 0) -> dict[int, list[bytes]]:
-    """Return the fields by tag; *single* and *several* are masks of the tags known."""
-    found: dict[int, list[bytes]] = {}
-    for tag, value in _unpack(what, body):
-        bit = 1 << tag
-        if not bit & (single | several):
-            raise FramingError(f"{what} has a field {tag}, which nobody knows")
-        if bit & single and tag in found:
-            raise FramingError(f"{what} has field {tag} twice")
-        found.setdefault(tag, []).append(value)
-    return found
-
-
-def _fixed(what: str, form: struct.Struct, body: bytes) -> tuple[int, ...]:
-    if len(body) != form.size:
-        raise FramingError(f"{what} has {len(body)} bytes, expected {form.size}")
-    return form.unpack(body)
-
-
-def _text(what: str, value: bytes, longest: int) -> str:
-    if len(value) > longest:
-        raise FramingError(f"{what} has {len(value)} bytes, expected {longest} at most")
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise FramingError(f"{what} is not UTF-8") from None
-
-
-def _without_nul(what: str, value: bytes) -> bytes:
-    if b"\0" in value:
-        raise FramingError(f"{what} has a NUL in it")
-    return value
-
-
-def _cut(text: str, longest: int) -> bytes:
-    return text.encode(errors="backslashreplace")[:longest].decode(errors="ignore").encode()
-
-
 @dataclass(frozen=True, slots=True)
 class Exec:
     """A command to run.
@@ -221,7 +160,7 @@ class Exec:
             ("variable", self.env),
         ):
             for value in values:
-                _without_nul(f"EXEC's {what} {value[:80]!r}", value)
+                without_nul(f"EXEC's {what} {value[:80]!r}", value)
         for variable in self.env:
             if variable.find(b"=") < 1:
                 raise FramingError(f"EXEC's variable {variable[:80]!r} is not NAME=value")
@@ -237,7 +176,7 @@ class Exec:
         if self.pty is not None:
             fields.append((5, _SIZE.pack(*self.pty)))
         flags = self.stdin | self.merge << 1 | self.quiet << 2
-        return _pack(Kind.EXEC, *fields, (6, bytes([flags])))
+        return Kind.EXEC.prefix + pack(*fields, (6, bytes([flags])))
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
@@ -246,13 +185,13 @@ class Exec:
         Raises:
             FramingError: it is malformed.
         """
-        found = _collect("EXEC", body, 0b1101100, 0b10010)
+        found = collect("EXEC", body, 0b1101100, 0b10010)
         flags = found.get(6, [b"\0"])[0]
         if len(flags) != 1 or flags[0] > 15:
             raise FramingError(f"EXEC's flags are {flags[:8]!r}, expected one byte below 16")
         pty = None
         if 5 in found:
-            rows, columns = _fixed("EXEC's terminal", _SIZE, found[5][0])
+            rows, columns = fixed("EXEC's terminal", _SIZE, found[5][0])
             pty = rows, columns
         return cls(
             tuple(found.get(1, ())),
@@ -289,7 +228,7 @@ class Exit:
         name = self.signal.encode()
         flags = self.core | self.incomplete << 1
         head = _EXIT.pack(bool(name), self.status, flags, len(name))
-        return Kind.EXIT(head + name + _cut(self.reason, _LONGEST_REASON))
+        return Kind.EXIT(head + name + cut(self.reason, _LONGEST_REASON))
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
@@ -306,7 +245,7 @@ class Exit:
             raise FramingError(f"EXIT is malformed: {body[:16]!r}")
         if how and (not status or not (name.isalnum() and name.isascii() and name.isupper())):
             raise FramingError(f"EXIT has no signal: {body[:16]!r}")
-        reason = _text("EXIT's reason", body[_EXIT.size + length :], _LONGEST_REASON)
+        reason = text_of("EXIT's reason", body[_EXIT.size + length :], _LONGEST_REASON)
         return cls(status, name.decode(), bool(flags & 1), bool(flags & 2), reason)
 
 
@@ -332,12 +271,12 @@ class Refusal:
 
     def encode(self) -> bytes:
         """Return the message."""
-        fields = [(1, self.code.encode()), (2, _cut(self.text, _LONGEST_TEXT))]
+        fields = [(1, self.code.encode()), (2, cut(self.text, _LONGEST_TEXT))]
         if self.error:
             fields.append((3, self.error.encode()))
         if self.path:
             fields.append((4, self.path))
-        return _pack(Kind.ERROR, *fields)
+        return Kind.ERROR.prefix + pack(*fields)
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
@@ -346,13 +285,13 @@ class Refusal:
         Raises:
             FramingError: it is malformed.
         """
-        found = _collect("ERROR", body, 0b11110)
+        found = collect("ERROR", body, 0b11110)
         if 1 not in found or 2 not in found:
             raise FramingError("ERROR has no code or no text")
         return cls(
-            _text("ERROR's code", found[1][0], 32),
-            _text("ERROR's text", found[2][0], _LONGEST_TEXT),
-            _text("ERROR's error", found.get(3, [b""])[0], 32),
+            text_of("ERROR's code", found[1][0], 32),
+            text_of("ERROR's text", found[2][0], _LONGEST_TEXT),
+            text_of("ERROR's error", found.get(3, [b""])[0], 32),
             found.get(4, [b""])[0],
         )
 
@@ -422,7 +361,7 @@ class Entry:
             raise FramingError("a file's entry is malformed")
         if b"/" in name or name in (b".", b".."):
             raise FramingError(f"a file's entry has the name {name[:80]!r}, which is none")
-        _without_nul("a file's name", name)
+        without_nul("a file's name", name)
         return cls(size, mode, mtime_ns, chr(kind), name), at + length
 
     @classmethod
@@ -455,12 +394,12 @@ class Put:
     overwrite: bool = True
 
     def __post_init__(self) -> None:
-        _without_nul("PUT's path", self.path)
+        without_nul("PUT's path", self.path)
 
     def encode(self) -> bytes:
         """Return the message."""
         flags = bytes([self.overwrite])
-        return _pack(Kind.PUT, (1, self.path), (2, self.entry.pack()), (3, flags))
+        return Kind.PUT.prefix + pack((1, self.path), (2, self.entry.pack()), (3, flags))
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
@@ -469,7 +408,7 @@ class Put:
         Raises:
             FramingError: it is malformed.
         """
-        found = _collect("PUT", body, 0b1110)
+        found = collect("PUT", body, 0b1110)
         if len(found) != 3 or found[3][0] not in (b"\0", b"\1"):
             raise FramingError("PUT lacks a field")
         return cls(found[1][0], Entry.decode(found[2][0]), found[3][0] == b"\1")
@@ -490,11 +429,11 @@ class Get:
     listing: bool = False
 
     def __post_init__(self) -> None:
-        _without_nul("GET's path", self.path)
+        without_nul("GET's path", self.path)
 
     def encode(self) -> bytes:
         """Return the message."""
-        return _pack(Kind.GET, (1, self.path), (2, bytes([self.listing])))
+        return Kind.GET.prefix + pack((1, self.path), (2, bytes([self.listing])))
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
@@ -503,7 +442,7 @@ class Get:
         Raises:
             FramingError: it is malformed.
         """
-        found = _collect("GET", body, 0b110)
+        found = collect("GET", body, 0b110)
         if len(found) != 2 or found[2][0] not in (b"\0", b"\1"):
             raise FramingError("GET lacks a field")
         return cls(found[1][0], found[2][0] == b"\1")
@@ -536,10 +475,10 @@ def offset(kind: Kind, number: int) -> bytes:
 
 def number_in(kind: Kind, body: bytes) -> int:
     """Return the number that a server's STDIN (u32), or an offset (u64), is."""
-    return _fixed(kind.name, _U32 if kind is Kind.STDIN else _U64, body)[0]
+    return fixed(kind.name, _U32 if kind is Kind.STDIN else _U64, body)[0]
 
 
 def size_in(body: bytes) -> tuple[int, int]:
     """Return the rows and columns that a RESIZE is."""
-    rows, columns = _fixed("RESIZE", _SIZE, body)
+    rows, columns = fixed("RESIZE", _SIZE, body)
     return rows, columns

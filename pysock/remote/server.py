@@ -12,7 +12,7 @@ import os
 import resource
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from .. import Server
 from .policy import rule_of
@@ -141,6 +141,16 @@ class RemoteServer(Server):
             super().serve_forever()
         finally:
             self._stop_clocks()
+
+    def start(self) -> Self:
+        """Serve in a background thread, which ends with the program; return the server.
+
+        Raises:
+            RuntimeError: the server is running already, or closed.
+        """
+        if self.fileno() >= 0:
+            self._service.spawning.open()
+        return super().start()
 
     def _stop_clocks(self) -> None:
         # Without a lock: a signal's handler may call `stop` in the midst of this.

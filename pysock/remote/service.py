@@ -78,15 +78,18 @@ class Service:
         self._stopping = stopping
         self._places = threading.Semaphore(max_running)
         self._commands: set[Command] = set()
+        self._transfers: set[Talk] = set()
         self._guard = threading.Lock()
         self._talks: weakref.WeakKeyDictionary[Connection, Talk] = weakref.WeakKeyDictionary()
 
     def end_all(self) -> None:
-        """End all commands that run; any thread may say so."""
+        """End all commands that run, and cut transfers; any thread may say so."""
         with self._guard:
-            commands = list(self._commands)
+            commands, transfers = list(self._commands), list(self._transfers)
         for command in commands:
             command.end("the server is stopping")
+        for talk in transfers:
+            talk.connection.close()
 
     def hear(self, message: bytes, connection: Connection) -> None:
         """Take a client's message between two commands."""
@@ -177,12 +180,16 @@ class Service:
         before = talk.connection.stats
         outcome = "lost"
         assert self._files is not None
+        with self._guard:
+            self._transfers.add(talk)
         try:
             if isinstance(asked, Put):
                 outcome = self._files.put(talk, asked) or "done"
             else:
                 outcome = self._files.get(talk, asked) or "done"
         finally:
+            with self._guard:
+                self._transfers.discard(talk)
             now = talk.connection.stats
             counts = [now.bytes_in - before.bytes_in, now.bytes_out - before.bytes_out, 0]
             _audit(request, outcome, counts, time.monotonic() - began)

@@ -130,14 +130,18 @@ class Spawning:
             self._close()  # somebody has killed it
         if self._requests is None:
             ours, theirs = socket.socketpair()
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(_PROGRAM), str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    cwd="/",
-                    start_new_session=True,
-                )
+            try:
+                with theirs:
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-I", "-S", str(_PROGRAM), str(theirs.fileno())],
+                        stdin=subprocess.DEVNULL,
+                        pass_fds=[theirs.fileno()],
+                        cwd="/",
+                        start_new_session=True,
+                    )
+            except BaseException:
+                ours.close()
+                raise
             self._requests = ours
         return self._requests
 
