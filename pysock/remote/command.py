@@ -53,6 +53,7 @@ class Streams:
         self.terminal = pty is not None
         self.outputs: dict[int, int] = {}  # descriptor: stream
         self.input: int | None = None
+        self._terminals: list[int] = []  # that have ended, and are still open
         self.theirs: list[int] = []  # for the command, to be closed when it has started
         try:
             if pty is not None:
@@ -119,10 +120,17 @@ class Streams:
         self.theirs = []
 
     def close_output(self, descriptor: int) -> int:
-        """Close one end; return its stream."""
+        """Close one end; return its stream.
+
+        A terminal stays open until the end: to close it would hang up on a command that has
+        only closed its own side.
+        """
         if descriptor == self.input:
             self.input = None
-        os.close(descriptor)
+        if self.terminal:
+            self._terminals.append(descriptor)
+        else:
+            os.close(descriptor)
         return self.outputs.pop(descriptor)
 
     def close(self) -> None:
@@ -131,8 +139,10 @@ class Streams:
         if self.input is not None and self.input not in self.outputs:
             os.close(self.input)
         self.input = None
-        for descriptor in list(self.outputs):
-            self.close_output(descriptor)
+        for descriptor in [*self.outputs, *self._terminals]:
+            os.close(descriptor)
+        self.outputs.clear()
+        self._terminals.clear()
 
 
 class Command:

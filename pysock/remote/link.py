@@ -102,6 +102,12 @@ class Link:
                 self.close()
                 raise
 
+    def abandon(self, owner: object) -> None:
+        """Drop the connection if a command that nobody waits for may be running."""
+        with self._guard:
+            if self._owner is owner and self.state is State.RUNNING:
+                self.close()
+
     def say(self, owner: object, message: bytes) -> bool:
         """Send a word to a command that runs; return whether it still does."""
         with self._guard:

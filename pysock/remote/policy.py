@@ -17,6 +17,7 @@ __all__ = ["Request", "Rule", "environment", "rule_of", "shown"]
 MOST_VARIABLES = 32
 LONGEST_VARIABLE = 1024
 LONGEST_SHOWN = 256
+LONGEST_AUDITED = 4096
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OWN = ("LANG", "LC_*", "TZ")  # of the server, for its commands
 _OFFERED = ("TERM", "LANG", "LC_*")  # sent with every command, and no matter where unwanted
@@ -180,24 +181,24 @@ def request_of(command: Exec, user: str, peer: Any) -> Request:
     )
 
 
-def shown(text: str) -> str:
-    """Return *text* as one short line without control characters, for logs and messages."""
+def shown(text: str, longest: int = LONGEST_SHOWN) -> str:
+    """Return *text* as one line without control characters, for logs and messages."""
     line = text.encode("unicode_escape", "surrogateescape").decode()
     if any(not char.isprintable() or ord(char) > 126 for char in text):
         text = line
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-def command_line(request: Request) -> str:
+def command_line(request: Request, longest: int = LONGEST_AUDITED) -> str:
     """Return what is run, as an audit line has it."""
     if request.kind != "run":
-        return shown(f"{request.kind} {request.path}")
+        return shown(f"{request.kind} {request.path}", longest)
     if request.shell is not None:
-        return shown(f"sh -c {shlex.quote(request.shell)}")
-    return shown(shlex.join(request.argv))
+        return shown(f"sh -c {shlex.quote(request.shell)}", longest)
+    return shown(shlex.join(request.argv), longest)
 
 
 def denied(request: Request) -> Refusal:
     """Return what a client hears whose request is not allowed."""
     who = f"user {shown(request.user)}" if request.user else "this client"
-    return Refusal("refused", f"{who} may not: {command_line(request)}")
+    return Refusal("refused", f"{who} may not: {command_line(request, LONGEST_SHOWN)}")

@@ -46,12 +46,11 @@ class Process:
         self._reader: int | None = None  # the thread that has read last
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
-        link.begin(message, self)
         try:
+            link.begin(message, self)
             self._receive(None)  # that it has started
         except BaseException:
-            if link.state is State.RUNNING:
-                link.close()
+            link.abandon(self)
             raise
 
     # ---------------------------------------------------------------- output
