@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from .. import Client, FrameTooLarge, RemoteError
-from ..tls import client_context
-from . import copying
 from .collecting import Sink, sink_of
 from .link import Expired, Link
 from .process import Process
@@ -95,6 +93,8 @@ class RemoteClient:
                 raise ValueError(
                     "pin= and ca= are of no use with tls=, which says whom to trust"
                 )
+            from ..tls import client_context  # ssl is slow to import
+
             tls = client_context(ca=ca, pin=pin)
         self.address = address
         sockets = [] if sock is None else [sock]
@@ -300,6 +300,8 @@ class RemoteClient:
             OSError: a file cannot be read or written; or the connection failed.
             RemoteError: the server refused, or the checksums differ.
         """
+        from . import copying
+
         copying.put(self._link, local, remote, overwrite=overwrite, progress=progress)
 
     def get(
@@ -311,14 +313,20 @@ class RemoteClient:
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         """Fetch a file; arguments and errors are those of `put`."""
+        from . import copying
+
         copying.get(self._link, remote, local, overwrite=overwrite, progress=progress)
 
     def listdir(self, remote: str = "") -> list[Entry]:
         """Return what is in a folder below the server's, or in that one."""
+        from . import copying
+
         return copying.listdir(self._link, remote)
 
     def mkdir(self, remote: str) -> None:
         """Make a folder below the server's; it may exist already."""
+        from . import copying
+
         copying.mkdir(self._link, remote)
 
     # ---------------------------------------------------------------- life

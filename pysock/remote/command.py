@@ -101,14 +101,20 @@ class Streams:
                 size = _WINDOW_SIZE.pack(rows, columns, 0, 0)
                 fcntl.ioctl(descriptor, termios.TIOCSWINSZ, size)
 
-    def end_input(self) -> None:
-        """Have the command read the end of its input."""
+    def end_input(self, within_line: bool = False) -> None:
+        """Have the command read the end of its input.
+
+        Args:
+            within_line: whether the input ends without a newline: a terminal then needs its
+                end key twice, for the first one sends the line off.
+        """
         if self.input is None:
             return
         if self.terminal:
             with contextlib.suppress(OSError, termios.error):
-                control = termios.tcgetattr(self.input)[6]
-                os.write(self.input, control[termios.VEOF])
+                settings = termios.tcgetattr(self.input)
+                if settings[3] & termios.ICANON:  # else that key is a byte as any other
+                    os.write(self.input, settings[6][termios.VEOF] * (1 + within_line))
         else:
             os.close(self.input)
         self.input = None
@@ -179,6 +185,7 @@ class Command:
         self._incomplete = False
         self._input: deque[memoryview] = deque()
         self._input_ends = False
+        self._within_line = False  # whether what was written last is no newline
         self._taken = 0  # bytes of input that the client does not know of yet
         self._outbox: deque[bytes] = deque()
         self._held: bytes | memoryview | None = None  # the next one, of which nothing has gone
@@ -405,6 +412,7 @@ class Command:
             while self._input:
                 count = os.write(descriptor, self._input[0])
                 self._taken += count
+                self._within_line = self._input[0][count - 1] not in b"\n\x04"  # ends of lines
                 if count == len(self._input[0]):
                     self._input.popleft()
                 else:
@@ -424,7 +432,7 @@ class Command:
     def _end_input(self) -> None:
         if self.streams.input is not None and not self.streams.terminal:
             self._forget(self.streams.input)
-        self.streams.end_input()
+        self.streams.end_input(self._within_line)
 
     # ---------------------------------------------------------------- the end
 

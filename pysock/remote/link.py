@@ -49,6 +49,11 @@ class Link:
         return self._conversation.state
 
     @property
+    def wants_input(self) -> bool:
+        """Whether the command that was begun last has input."""
+        return self._conversation.wants_input
+
+    @property
     def closed(self) -> bool:
         """Whether there is no connection at present."""
         return self._client is None or self._client.closed

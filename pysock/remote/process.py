@@ -39,7 +39,7 @@ class Process:
         self.exit: Exit | None = None
         self._link = link
         self._source = source  # of its input, an object with read()
-        self._input_over = False  # the command takes no more
+        self._input_over = False  # the command takes no more, or has none
         self._kept: deque[tuple[str, bytes]] = deque()
         self._kept_bytes = 0
         self._receiving = threading.Lock()
@@ -48,6 +48,7 @@ class Process:
         self._failure: BaseException | None = None
         try:
             link.begin(message, self)
+            self._input_over = not link.wants_input
             self._receive(None)  # that it has started
         except BaseException:
             link.abandon(self)
