@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,27 +23,17 @@ from interleave import (
     Pair,
     PeerError,
     Rival,
-    Round,
     Start,
     Unavailable,
     Work,
     interleave,
 )
 from loaded import ServerPair, ServerWork
-from report import Results, by_field, table
+from report import Results, table
+from results import Outcome, by_field, save
 from rivals import BENCH, STATEMENTS, all_rivals, build, server_rivals
 
-ROUNDS, QUICK_ROUNDS = 15, 3
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The rounds of one rival at one work."""
-
-    rounds: list[Round]
-    version: str
-    count: int
-    size: int
+ROUNDS, QUICK_ROUNDS = 11, 3
 
 
 outcomes_key = pytest.StashKey[dict[tuple[str, str], Outcome | PeerError]]()
@@ -68,6 +57,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--quick", action="store_true", help=f"{QUICK_ROUNDS} short rounds, not {ROUNDS}"
     )
     group.addoption("--rivals", help="only these, with commas between: c,c_again,pysock")
+    group.addoption("--works", help="only these, with commas between: pingpong,stream_many")
+    group.addoption(
+        "--results", metavar="FOLDER", help="keep the rounds there, a JSON file for each table"
+    )
     group.addoption(
         "--before",
         metavar="PYTHON",
@@ -83,7 +76,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test that takes a work and a rival each pair that was asked for."""
     if not {"work", "rival"} <= set(metafunc.fixturenames):
         return
-    wanted = metafunc.config.getoption("rivals")
+    wanted, works = (metafunc.config.getoption(name) for name in ("rivals", "works"))
     before = ("before",) if metafunc.config.getoption("before") else ()
     cases = [
         pytest.param(
@@ -93,6 +86,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             marks=pytest.mark.benchmark(group=work.name, timer=clock),
         )
         for work in metafunc.module.WORKS
+        if works is None or work.name in works.split(",")
         for rival in work.rivals + before
         if wanted is None or rival in wanted.split(",")
     ]
@@ -102,13 +96,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    outcomes = {
+        key: outcome
+        for key, outcome in config.stash[outcomes_key].items()
+        if isinstance(outcome, Outcome)
+    }
     results: Results = {}
-    for (work, rival), outcome in config.stash[outcomes_key].items():
-        if isinstance(outcome, Outcome):
-            results.setdefault(work, {})[rival] = outcome.rounds
+    for (work, rival), outcome in outcomes.items():
+        results.setdefault(work, {})[rival] = list(outcome.rounds)
     if results:
         terminalreporter.section("pysock and its rivals")
         terminalreporter.write_line(table(results))
+    if folder := config.getoption("results"):
+        save(Path(folder), outcomes, quick=config.getoption("quick"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -117,16 +117,18 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     works: dict[str, Work] = {}
+    tables: dict[str, str] = {}
     selected: dict[str, list[str]] = {}
     for item in session.items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         if {"work", "rival"} <= params.keys():
             works[params["work"].name] = params["work"]
+            tables[params["work"].name] = item.path.stem.removeprefix("test_")
             selected.setdefault(params["work"].name, []).append(params["rival"])
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(session.config, Path(folder))
         for name, work in works.items():
-            runner.run(work, selected[name])
+            runner.run(work, selected[name], tables[name].replace("_", "-"))
 
 
 class Runner:
@@ -143,8 +145,8 @@ class Runner:
         self._load = build(BENCH / "load.c", folder, linux=True)
         self._versions: dict[tuple[str, ...], str | PeerError] = {}
 
-    def run(self, work: Work, rivals: list[str]) -> None:
-        """Run all the rounds of *work* by turns."""
+    def run(self, work: Work, rivals: list[str], table: str) -> None:
+        """Run all the rounds of *work*, which is in *table*, by turns."""
         if self._quick:
             work = work.shorter()
         started = time.monotonic()
@@ -164,14 +166,17 @@ class Runner:
                     contenders[name] = future.result()
                 except PeerError as error:
                     failed[name] = error
-            rounds, fallen = interleave(contenders, QUICK_ROUNDS if self._quick else ROUNDS)
+            turns = work.rounds or ROUNDS
+            rounds, fallen = interleave(
+                contenders, min(turns, QUICK_ROUNDS) if self._quick else turns
+            )
         finally:
             for contender in contenders.values():
                 contender.close()
         for name in rivals:
             failure = failed.get(name) or fallen.get(name)
             self._outcomes[work.name, name] = failure or Outcome(
-                rounds[name], str(versions[name]), work.count_for(name), work.size
+                table, work, str(versions[name]), work.count_for(name), rounds[name]
             )
         if self._terminal:
             took = time.monotonic() - started
@@ -211,7 +216,7 @@ def measure(
             raise outcome
         # Not before: pytest-benchmark warns of a fixture that was not used.
         benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")
-        benchmark.extra_info |= {"work": work.name, "rival": rival, "size": outcome.size}
+        benchmark.extra_info |= {"work": work.name, "rival": rival, "size": work.size}
         benchmark.extra_info |= {"version": outcome.version, "count": outcome.count}
         benchmark.extra_info["rounds"] = by_field(outcome.rounds)
         left = iter([one.seconds for one in outcome.rounds])

@@ -263,3 +263,42 @@ REMOTE = Table(
 REMOTE_GOAL = 0.001  # seconds that a remote `true` may take longer than a local one
 IMPORT_GOAL = 0.015  # seconds that `import pysock` may take longer than what it needs
 MEMORY_GOAL = 4096  # bytes of user memory for an idle connection
+
+LIBRARIES = Table(
+    {
+        "C": "c",
+        "uvloop": "uvloop",
+        "asyncio": "asyncio",
+        "streams": "streams",
+        "Twisted": "twisted",
+        "pynng": "pynng",
+        "pyzmq": "pyzmq",
+        "thriftpy2": "thriftpy2",
+        "multiprocessing": "multiprocessing",
+        "pure Python": "python",
+        "before": "before",
+    },
+    (
+        Row("64 B ping-pong", "libraries_pingpong", figure=_per_second),
+        Row("64 B pipelined 16 deep", "libraries_pipelined", figure=_per_second),
+        Row("64 B stream, in batches", "libraries_64", figure=_per_second),
+        Row("1 KiB stream, in batches", "libraries_1k", figure=_per_second),
+        Row("16 KiB stream", "libraries_16k", figure=_per_second),
+        Row("256 KiB stream", "libraries_256k", figure=_per_second),
+        Row("4 MiB stream", "libraries_4m", figure=_per_second),
+        Row("16 MiB echo", "libraries_echo_16m"),
+    ),
+)
+
+CONNECTIONS = Table(
+    {name: who for name, who in SERVER_COLUMNS.items() if name not in ("C by CPU", "without")},
+    tuple(
+        Row(
+            f"{count:,} connection{'s' if count > 1 else ''} x 1 deep",
+            f"connections_{count}",
+            figure=_per_second,
+        )
+        for count in (1, 10, 50, 500, 2000)
+    ),
+)
+IDLE = {count: f"idle_{count}" for count in (100, 1000, 10_000)}

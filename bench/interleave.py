@@ -71,7 +71,8 @@ class Work:
 
     A slow rival may be given *fewer* messages; figures are per message.  What a
     round costs besides (one acknowledgement) must stay below what can be seen.
-    *spin* is in seconds, for the rivals that do not sleep at once.
+    *spin* is in seconds, for the rivals that do not sleep at once.  A work without a goal
+    may have fewer *rounds* than the others.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Work:
     fewer: Mapping[str, int] = field(default_factory=dict)
     unix: bool = False
     spin: Mapping[str, float] = field(default_factory=dict)
+    rounds: int | None = field(default=None, kw_only=True)
 
     def count_for(self, rival: str) -> int:
         """Return the messages of one round of *rival*."""
@@ -155,6 +157,7 @@ class Round:
         load: the share of its core that the load generator used.
         server: processor seconds of the server for a message.
         memory: user memory of the server for an idle connection, in bytes.
+        p50, p90, p99, p999: seconds that this many percent of the batches took at most.
     """
 
     seconds: float
@@ -162,6 +165,10 @@ class Round:
     load: float | None = None
     server: float | None = None
     memory: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+    p999: float | None = None
 
 
 class Contender(Protocol):

@@ -96,13 +96,13 @@ class ServerPair(Processes):
         """Run one round."""
         try:
             used = self._processor_seconds()
-            seconds, longest, load = map(float, self._ask("round\n").split())
+            seconds, longest, load, *shares = map(float, self._ask("round\n").split())
             used = self._processor_seconds() - used
             memory = (self._user_memory() - self._before) / self._idle if self._idle else None
         except OSError as error:  # of what /proc says of the server
             raise PeerError(f"the server is gone: {error}\n{self._server.errors()}") from None
         return Round(
-            seconds / self._count, longest, load / seconds, used / self._count, memory
+            seconds / self._count, longest, load / seconds, used / self._count, memory, *shares
         )
 
     def _processes(self) -> list[int]:

@@ -1,23 +1,26 @@
 """Prints tables of ratios: each work, pysock against each rival, the goal, the verdict.
 
-    python bench/report.py results.json [--detail] [--subject RIVAL]
+    python bench/report.py bench/results/*.json [--detail] [--subject RIVAL]
 
-A ratio above 1 says that pysock is the faster one; it is a ratio of medians of
-rounds that were run by turns.  The control is C, or who stands in for it, against itself
-in the same run, and after "+-" the spread of that ratio from turn to turn (half the
-middle half): as far as these are from 1 and 0, as far may the other figures be wrong.
+It reads the files that `--results` and `--benchmark-json` write.  A ratio above 1 says that
+pysock is the faster one; it is a ratio of medians of rounds that were run by turns, and
+after "+-" stands the spread of that ratio from turn to turn (half the middle half).  The
+control is C, or who stands in for it, against itself in the same run: as far as it is from 1,
+as far may the other figures be wrong.
 """
 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from statistics import median, quantiles
 from typing import Any
 
 from goals import (
+    CONNECTIONS,
     DATAGRAMS,
+    IDLE,
     IMPORT_GOAL,
+    LIBRARIES,
     MEMORY_GOAL,
     ONE_CONNECTION,
     REMOTE,
@@ -28,17 +31,19 @@ from goals import (
     Table,
 )
 from interleave import Round
+from results import rounds_from, rounds_in
 
 Rounds = Mapping[str, Sequence[Round]]  # of one work, by rival
 Results = dict[str, dict[str, list[Round]]]  # by work and rival
 
+MEMORY = "user memory of an idle connection"
 NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
 
 
 def table(results: Results, subject: str = "pysock") -> str:
     """Return the tables of all works in *results*, as aligned Markdown."""
     tables = []
-    for kind in (ONE_CONNECTION, SERVER, TLS, DATAGRAMS, REMOTE):
+    for kind in (ONE_CONNECTION, LIBRARIES, SERVER, CONNECTIONS, TLS, DATAGRAMS, REMOTE):
         columns = [
             column
             for column, usual in kind.columns.items()
@@ -58,11 +63,18 @@ def table(results: Results, subject: str = "pysock") -> str:
             ends = ("local", subject, REMOTE_GOAL)
             lines.append(_over_line(title, results["remote_true"], columns, *ends))
         if kind is SERVER and "server_idle" in results:
-            lines.append(_memory_line(results["server_idle"], columns, subject))
+            ends = (subject, MEMORY_GOAL)
+            lines.append(_memory_line(MEMORY, results["server_idle"], columns, *ends))
+        if kind is CONNECTIONS:
+            lines += [
+                _memory_line(f"{MEMORY}, {count:,} of them", results[work], columns, subject)
+                for count, work in IDLE.items()
+                if work in results
+            ]
         if lines:
             heads = [_heading(kind, column) for column in columns]
             first = [f"{subject} against", *heads, "control", "verdict"]
-            tables.append(_aligned([first, *lines]))
+            tables.append(aligned([first, *lines]))
     return "\n\n".join(tables)
 
 
@@ -88,30 +100,22 @@ def detail(results: Results) -> str:
                     f"{median(busy):.0%}" if busy else "",
                 ]
             )
-    return _aligned(lines)
+    return aligned(lines)
 
 
 def load(path: str) -> Results:
-    """Return the rounds kept in a file of `--benchmark-json`."""
+    """Return the rounds kept in a file of `--results` or of `--benchmark-json`."""
     with open(path, encoding="utf-8") as file:
         document: dict[str, Any] = json.load(file)
     results: Results = {}
+    if "benchmarks" not in document:
+        return rounds_in(document)
     for entry in document["benchmarks"]:
         info = entry["extra_info"]
         if "rival" in info:
             data = {"seconds": entry["stats"]["data"], **info.get("rounds", {})}
-            rounds = [
-                Round(**dict(zip(data, one, strict=True)))
-                for one in zip(*data.values(), strict=True)
-            ]
-            results.setdefault(info["work"], {})[info["rival"]] = rounds
+            results.setdefault(info["work"], {})[info["rival"]] = rounds_from(data)
     return results
-
-
-def by_field(rounds: Sequence[Round]) -> dict[str, list[float]]:
-    """Return what *rounds* have besides `seconds`, as `load` reads it."""
-    names = [field.name for field in fields(Round) if field.name != "seconds"]
-    return {name: _all(rounds, name) for name in names if _all(rounds, name)}
 
 
 def _heading(kind: Table, column: str) -> str:
@@ -128,12 +132,16 @@ def _line(
     for column in columns:
         goal = goals.get(column)
         by = kind.by.get(column, "seconds")
-        ratio = _ratio(by_rival, kind.rival(row, column), subject, by)
+        rival = kind.rival(row, column)
+        ratio = _ratio(by_rival, rival, subject, by)
         if goal is not None and ratio is None:
             unknown.append(column)
         if goal is not None and ratio is not None and ratio < goal:
             missed.append(column)
-        text = "" if ratio is None else _number(ratio)
+        text = ""
+        if ratio is not None:
+            spread = half_middle(by_rival[str(rival)], by_rival[subject], by)
+            text = f"{_number(ratio)} +-{_number(spread)}"
         cells.append(text if goal is None else f"{text or '?'} ({goal:g})")
     if subject not in by_rival:
         verdict = "not run"
@@ -166,7 +174,13 @@ def _over_line(
     return [title, *("" for _ in columns), control, verdict]
 
 
-def _memory_line(by_rival: Rounds, columns: Sequence[str], subject: str) -> list[str]:
+def _memory_line(
+    title: str,
+    by_rival: Rounds,
+    columns: Sequence[str],
+    subject: str,
+    goal: float | None = None,
+) -> list[str]:
     """KiB for an idle connection, of each; not a ratio."""
     memory = {
         rival: _middle(rounds, "memory")
@@ -179,10 +193,12 @@ def _memory_line(by_rival: Rounds, columns: Sequence[str], subject: str) -> list
         cells.append(f"{memory[usual] / 1024:.1f} KiB" if usual in memory else "")
     verdict = "not run"
     if subject in memory:
-        word = "met" if memory[subject] <= MEMORY_GOAL else "missed"
-        verdict = f"{word}: {memory[subject] / 1024:.1f} KiB ({MEMORY_GOAL / 1024:g})"
+        verdict = f"{memory[subject] / 1024:.1f} KiB"
+    if subject in memory and goal is not None:
+        word = "met" if memory[subject] <= goal else "missed"
+        verdict = f"{word}: {verdict} ({goal / 1024:g})"
     control = f"{memory['c_again'] / 1024:.1f} KiB" if "c_again" in memory else ""
-    return ["user memory of an idle connection", *cells, control, verdict]
+    return [title, *cells, control, verdict]
 
 
 def _all(rounds: Sequence[Round], name: str) -> list[float]:
@@ -204,7 +220,7 @@ def _ratio(
 
 def _control(by_rival: Rounds) -> str:
     ratio = _ratio_of_control(by_rival)
-    return "" if ratio is None else f"{ratio:.2f} +-{_spread(by_rival):.2f}"
+    return "" if ratio is None else f"{ratio:.2f} +-{_spread_of_control(by_rival):.2f}"
 
 
 def _ratio_of_control(by_rival: Rounds) -> float | None:
@@ -219,14 +235,22 @@ def _controlled(by_rival: Rounds) -> str | None:
 
 def _is_noisy(by_rival: Rounds) -> bool:
     ratio = _ratio_of_control(by_rival)
-    return ratio is not None and (abs(ratio - 1) > NOISY or _spread(by_rival) > 2 * NOISY)
+    return ratio is not None and (
+        abs(ratio - 1) > NOISY or _spread_of_control(by_rival) > 2 * NOISY
+    )
 
 
-def _spread(by_rival: Rounds) -> float:
-    """Return half the middle half of the control's ratios, turn by turn."""
+def _spread_of_control(by_rival: Rounds) -> float:
     name = _controlled(by_rival)
-    turns = zip(by_rival[str(name)], by_rival[f"{name}_again"], strict=True)
-    low, high = _quartiles([c.seconds / again.seconds for c, again in turns])
+    return half_middle(by_rival[str(name)], by_rival[f"{name}_again"])
+
+
+def half_middle(
+    rival: Sequence[Round], subject: Sequence[Round], by: str = "seconds"
+) -> float:
+    """Return half the middle half of the ratios, turn by turn."""
+    turns = zip(_all(rival, by), _all(subject, by), strict=True)
+    low, high = _quartiles([one / other for one, other in turns])
     return (high - low) / 2
 
 
@@ -248,7 +272,7 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -261,13 +285,15 @@ def _aligned(lines: list[list[str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Print the tables of a --benchmark-json file."
+        description="Print the tables of --results or --benchmark-json files."
     )
-    parser.add_argument("results")
+    parser.add_argument("results", nargs="+")
     parser.add_argument("--detail", action="store_true", help="medians and quartiles as well")
     parser.add_argument("--subject", default="pysock", help="whom to compare with the others")
     arguments = parser.parse_args()
-    results = load(arguments.results)
+    results: Results = {}
+    for path in arguments.results:
+        results |= load(path)
     print(table(results, arguments.subject))
     if arguments.detail:
         print()

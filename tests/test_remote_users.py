@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,9 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "abstract":
         yield f"unix:@{tmp_path.name}-{os.getpid()}"
         return
-    opened = []
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        opened.append((folder, folder.stat().st_mode))
-        folder.chmod(0o755)
-    yield f"unix://{tmp_path / 'socket'}"
-    for folder, mode in opened:
-        folder.chmod(mode)
+    with tempfile.TemporaryDirectory() as folder:  # above it others may pass
+        os.chmod(folder, 0o755)
+        yield f"unix://{folder}/socket"
 
 
 def as_nobody(address: str, **options: Any) -> str:

@@ -2,14 +2,14 @@
  * come on a connection.
  *
  *   server_c version
- *   server_c echo tcp://127.0.0.1:0 | unix:///path
+ *   server_c [two] echo tcp://127.0.0.1:0 | unix:///path
  *
  * It finds the whole frames (4-byte big-endian length) in what it has read and sends
  * these bytes back as they are.  Only what could not be done at once (half a frame, a
  * reply that would block) gets memory of its own.  It prints the address it got and
- * ends with its standard input.
+ * ends with its standard input.  With "two" a second process listens at the same port.
  */
-#define _GNU_SOURCE /* accept4 */
+#define _GNU_SOURCE /* accept4, SO_REUSEPORT */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -139,7 +139,21 @@ static void accept_all(int listener) {
         die("accept4");
 }
 
-static int listen_at(const char *address) {
+/* Return a listener for this process, and another at the same port for a child: the
+ * kernel deals the connections out.  Both end with the standard input. */
+static int fork_second(int first, struct sockaddr *at, socklen_t size) {
+    int yes = 1, second = socket(at->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    setsockopt(second, SOL_SOCKET, SO_REUSEPORT, &yes, sizeof yes);
+    if (second < 0 || bind(second, at, size) < 0 || listen(second, 512) < 0)
+        die("listen twice");
+    pid_t child = fork();
+    if (child < 0)
+        die("fork");
+    close(child ? second : first);
+    return child ? first : second;
+}
+
+static int listen_at(const char *address, int two) {
     struct sockaddr_storage at;
     socklen_t size;
     memset(&at, 0, sizeof at);
@@ -156,6 +170,8 @@ static int listen_at(const char *address) {
         size = sizeof *in;
     }
     int fd = socket(at.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (two)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &two, sizeof two);
     if (fd < 0 || bind(fd, (struct sockaddr *)&at, size) < 0 || listen(fd, 512) < 0)
         die("listen");
     if (at.ss_family == AF_UNIX) {
@@ -165,19 +181,22 @@ static int listen_at(const char *address) {
         printf("tcp://127.0.0.1:%d\n", ntohs(((struct sockaddr_in *)&at)->sin_port));
     }
     fflush(stdout);
-    return fd;
+    return two ? fork_second(fd, (struct sockaddr *)&at, size) : fd;
 }
 
 int main(int argc, char **argv) {
     struct epoll_event events[EVENTS];
     struct rlimit files;
+    int two = argc > 1 && strcmp(argv[1], "two") == 0;
 
+    argc -= two;
+    argv += two;
     if (argc == 2 && strcmp(argv[1], "version") == 0) {
         puts("C, epoll, cc -O2, " __VERSION__);
         return 0;
     }
     if (argc != 3 || strcmp(argv[1], "echo") != 0) {
-        fputs("usage: server_c echo ADDRESS\n", stderr);
+        fputs("usage: server_c [two] echo ADDRESS\n", stderr);
         return 2;
     }
     getrlimit(RLIMIT_NOFILE, &files);
@@ -185,7 +204,7 @@ int main(int argc, char **argv) {
     setrlimit(RLIMIT_NOFILE, &files);
     if ((poller = epoll_create1(EPOLL_CLOEXEC)) < 0)
         die("epoll_create1");
-    connection_t listener = {.fd = listen_at(argv[2])}, runner = {.fd = 0};
+    connection_t listener = {.fd = listen_at(argv[2], two)}, runner = {.fd = 0};
     watch(&listener, EPOLL_CTL_ADD, EPOLLIN);
     watch(&runner, EPOLL_CTL_ADD, EPOLLIN);
     for (;;) {
