@@ -19,7 +19,8 @@ if sys.platform == "win32":
 
 pexpect = pytest.importorskip("pexpect")
 
-from pysock.cli.terminal import Escapes, Modes  # noqa: E402
+from pysock.cli.feeder import Escapes  # noqa: E402
+from pysock.cli.terminal import Modes  # noqa: E402
 from terminals import (  # noqa: E402
     LIMIT,
     PROMPT,
@@ -261,7 +262,7 @@ def test_program_that_is_not_there(address: str) -> None:
         program("shell", address, "-t", "nowhere"), capture_output=True, timeout=LIMIT
     )
     assert done.returncode == 127
-    assert done.stderr == b"pysock shell: nowhere: No such file or directory\n"
+    assert done.stderr == b"pysock shell: nowhere: command not found\n"
 
 
 @pytest.mark.parametrize(

@@ -297,9 +297,9 @@ def test_writer_learns_in_its_thread_that_the_command_has_ended(remote):
 
 
 def test_silent_command_outlives_the_patience_of_the_client_r28(any_server):
-    with any_server.client(timeout=0.3) as remote:
-        assert remote.run(["sleep", "1"]).returncode == 0
-        with remote.start(sh("cat; sleep 0.5")) as process:
+    with any_server.client(timeout=1.0) as remote:
+        assert remote.run(["sleep", "1.8"]).returncode == 0
+        with remote.start(sh("cat; sleep 1.2")) as process:
             assert process.poll() is None
             process.close_stdin()
             assert process.wait() == 0
@@ -316,10 +316,10 @@ def test_silent_command_outlives_the_default_patience_r28(any_server):
 def test_server_that_is_silent_for_too_long_is_given_up_r28(tmp_path, command):
     with (
         remotes.server_program(tmp_path) as program,
-        RemoteClient(program.address, timeout=0.5) as remote,
+        RemoteClient(program.address, timeout=1.5) as remote,
     ):
         with remote.start(command) as process, held_up(program.pid):
-            with pytest.raises(TimeoutError, match=r"silent for 0\.5 s"):
+            with pytest.raises(TimeoutError, match=r"silent for 1\.5 s"):
                 process.wait()
             assert remote.closed and process.returncode is None
         assert remote.run(["echo", "again"]).stdout == b"again\n"
@@ -375,7 +375,8 @@ def test_client_never_takes_a_lost_connection_for_an_end_r15():
             for message in LATER[:count]:
                 connection.send(message)
             connection.close()
-            with pytest.raises((ConnectionClosed, ConnectionError)):
+            # What comes before the command is sent breaks the rules, if that is seen first.
+            with pytest.raises((ConnectionClosed, ConnectionError, FramingError)):
                 remote.run(["true"])
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
-import signal
-import socket
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from .. import AuthenticationError, ConnectionClosed, FramingError, RemoteError
 from ..remote import RemoteClient
@@ -25,7 +24,6 @@ from .options import add_client_security, as_seconds, client_security, in_option
 
 __all__ = [
     "Copying",
-    "Signals",
     "add_connection",
     "add_copying",
     "complain",
@@ -35,9 +33,11 @@ __all__ = [
     "is_lost",
     "joined",
     "pair_of",
+    "passed_on",
     "plain",
     "reason",
     "shown",
+    "start_failure",
 ]
 
 SESSIONS = "/run/user"
@@ -47,6 +47,15 @@ DEFAULT = "the socket of a server of yours on this machine, as `pysock shell-ser
 
 PATIENCE = 0.5  # seconds before a file's progress is shown
 REDRAWN = 0.1  # and between two pictures of it
+
+LONGEST = 512  # characters of a variable that nobody asked us to pass on
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+# A system's errors that say that the program is there, and cannot be run.
+_UNFIT = {
+    *(errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.E2BIG, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, getattr(errno, "ETXTBSY", errno.EACCES)),
+}
 
 _FATAL = ("stopping", "version", "protocol")  # codes of a RemoteError after which all is over
 
@@ -162,6 +171,23 @@ def failure_of(exc: Exception) -> Failure:
     return Failure(in_options(reason(exc)), DISCONNECTED)
 
 
+def start_failure(exc: Exception, remote: RemoteClient, program: str) -> Failure:
+    """Return how it is told that a command cannot be started.
+
+    Args:
+        exc: what was raised.
+        remote: the connection.
+        program: the command's name, "" for a shell's line.
+    """
+    if not isinstance(exc, OSError) or is_lost(exc) or remote.closed:
+        return failure_of(exc)
+    if exc.filename is not None and os.fsdecode(exc.filename) not in (program, "/bin/sh"):
+        return Failure(f"cannot run there: {reason(exc)}", DISCONNECTED)
+    if exc.errno == errno.ENOENT:
+        return Failure(f"{shown(program or '/bin/sh')}: command not found", NOT_FOUND)
+    return Failure(reason(exc), NOT_EXECUTABLE if exc.errno in _UNFIT else DISCONNECTED)
+
+
 def is_lost(exc: Exception) -> bool:
     """Whether *exc* is the end of the connection, and not of one request only."""
     if isinstance(exc, RemoteError):
@@ -185,6 +211,15 @@ def shown(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+def passed_on() -> dict[str, str]:
+    """Return the variables that go to a command without being asked for."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name in ("TERM", "LANG") or name.startswith("LC_")) and len(value) < LONGEST
+    }
+
+
 def pair_of(text: str, what: str, check: Callable[[str, str], Any]) -> Any:
     """Return what *check* makes of the two sides of NAME=VALUE.
 
@@ -195,57 +230,6 @@ def pair_of(text: str, what: str, check: Callable[[str, str], Any]) -> Any:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!a} is not {what}")
     return check(name, value)
-
-
-# ---------------------------------------------------------------- signals
-
-
-class Signals:
-    """While entered, a queue of the signals that come.
-
-    They get there when the system delivers them.  A handler runs later, and where its thread
-    is just about to wait for something else, not before that has happened.
-    """
-
-    def __init__(self) -> None:
-        self._read, self._write = socket.socketpair()
-        self._write.setblocking(False)
-        self._before: dict[int, Any] = {}
-        self._wakeup = -1
-
-    def handle(self, name: str, handler: Callable[[], object] | None = None) -> None:
-        """Have a signal in the queue, and *handler* called for it in the main thread.
-
-        One that is ignored stays so, as `nohup` and a shell's background want it.
-        """
-        number = getattr(signal, name, None)
-        if number is None or signal.getsignal(number) == signal.SIG_IGN:
-            return
-        self._before[number] = signal.signal(number, lambda *_: handler and handler())
-
-    def get(self, timeout: float | None = None) -> int:
-        """Return the next signal's number, 0 after `end`.
-
-        Raises:
-            TimeoutError: none has come.
-        """
-        self._read.settimeout(None if timeout is None else max(timeout, 0.001))
-        return (self._read.recv(1) or b"\0")[0]
-
-    def end(self) -> None:
-        """Have `get` return 0."""
-        self._write.send(b"\0")
-
-    def __enter__(self) -> Self:
-        self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup)
-        self._write.close()  # who still waits gets 0
-        self._read.close()
 
 
 # ---------------------------------------------------------------- files

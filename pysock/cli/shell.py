@@ -9,19 +9,27 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable
-from types import FrameType
-from typing import Any, Self
 
 from .. import Error
 from ..remote import Process, RemoteClient
 from . import DISCONNECTED, FAILED, INTERRUPTED, Failure, Parser
+from .feeder import descriptor_of
 from .options import in_options
-from .remote_options import DEFAULT, add_connection, connected, failure_of, is_lost, reason
+from .remote_options import (
+    DEFAULT,
+    add_connection,
+    connected,
+    failure_of,
+    is_lost,
+    passed_on,
+    reason,
+    start_failure,
+)
 from .shell_prompt import open_prompt
 from .shell_state import Place, Report
-from .terminal import Signals, interact, kept_terminal, status_of, window_size, write_all
+from .signals import Interrupts
+from .terminal import interact, kept_terminal, status_of, window_size, write_all
 
 DESCRIPTION = """\
 Run commands on another machine, or as another user, line by line: each line goes to the
@@ -70,7 +78,6 @@ ASKING = 2.0  # seconds that completing a name may take
 LONGEST_NAMES = 1024 * 1024  # bytes
 _LOGIN = b'exec "${SHELL:-/bin/sh}" -l'
 _EXIT = re.compile(rb"\s*exit(?:\s+([0-9]{1,3}))?\s*;?\s*")
-_TOLD = re.compile("TERM|LANG|LC_[A-Z]+")  # of this side, to programs in a terminal
 # What a prompt leaves set that is ended by a signal: pasting, a hidden cursor, colours.
 _UNSET = b"\x1b[?2004l\x1b[?25h\x1b[0m"
 
@@ -105,24 +112,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _full_screen(remote: RemoteClient, command: list[str]) -> int:
-    text: Any = command or _LOGIN
     try:
-        with remote.start(
-            text, shell=not command, pty=window_size(), env=_environment()
-        ) as process:
-            return interact(process)
-    except (FileNotFoundError, PermissionError) as exc:
-        if remote.closed:
-            raise failure_of(exc) from None
-        raise Failure(
-            reason(exc), 127 if isinstance(exc, FileNotFoundError) else 126
-        ) from None
+        process = remote.start(
+            command or _LOGIN, shell=not command, pty=window_size(), env=passed_on()
+        )
+    except (Error, OSError, EOFError) as exc:
+        raise start_failure(exc, remote, command[0] if command else "") from None
+    try:
+        with process:
+            return interact(process, stdin=descriptor_of(sys.stdin))
     except (Error, OSError, EOFError) as exc:
         raise failure_of(exc) from None
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name)}
 
 
 class Shell:
@@ -137,7 +137,7 @@ class Shell:
         self._remote = remote
         self._interactive = interactive
         self._place = Place()
-        self._env = _environment()
+        self._env = passed_on()
         self._within_line = False  # the last output had no newline at its end
         self.over: int | None = None  # the status to end with, once that is known
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
@@ -227,7 +227,7 @@ class Shell:
 
     def _line(self, line: bytes, shown: bool = True) -> int:
         report = Report()
-        with Interrupts() as interrupts:
+        with Interrupts(most=4) as interrupts:
             process = interrupts.go_to(
                 self._remote.start(
                     self._place.command(line),
@@ -361,56 +361,3 @@ def _name_of(number: int) -> str:
         return signal.Signals(number).name.removeprefix("SIG")
     except ValueError:  # a real-time signal
         return ""
-
-
-class Interrupts:
-    """Sends a command what Ctrl-C means: INT, TERM at the second, KILL at the third.
-
-    Before there is a command, and at the fourth, KeyboardInterrupt is raised.
-    """
-
-    def __init__(self) -> None:
-        self._process: Process | None = None
-        self._signals = Signals(self._look)
-        self._thread = threading.Thread(target=self._send, daemon=True)
-        self._handler: Any = signal.getsignal(signal.SIGINT)
-        self._told = 3  # the presses that have been dealt with
-        self.count = 0
-
-    def __enter__(self) -> Self:
-        # A handler must not send by itself: the thread that it stands in may be sending.
-        self._thread.start()
-        self._signals.__enter__()
-        if self._handler is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._handler)
-        self._signals.__exit__()
-        self._thread.join(1.0)
-
-    def go_to(self, process: Process) -> Process:
-        """Say which command it is."""
-        self._process = process
-        return process
-
-    def _look(self, number: int, frame: FrameType | None) -> None:
-        if self.count > self._told or (number == signal.SIGINT and self._process is None):
-            self._told = self.count
-            raise KeyboardInterrupt
-
-    def _send(self) -> None:
-        while (numbers := self._signals.take()) is not None:
-            for _ in range(numbers.count(signal.SIGINT)):
-                self.count += 1
-                self._press()
-            if self.count > self._told:
-                self._signals.poke()
-        self._signals.close()
-
-    def _press(self) -> None:
-        if self._process is not None and self.count <= 3:
-            # A lost connection is the business of the thread that receives.
-            with contextlib.suppress(Error, OSError, EOFError):
-                self._process.send_signal(("INT", "TERM", "KILL")[self.count - 1])

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -30,7 +31,8 @@ from .options import (
     in_options,
     server_security,
 )
-from .remote_options import Signals, complain, default_address, pair_of, reason
+from .remote_options import complain, default_address, pair_of, reason
+from .signals import Signals
 
 if TYPE_CHECKING:
     from ..remote import RemoteServer, Request
@@ -226,7 +228,8 @@ def _rule(programs: list[str] | None) -> Callable[[Request], bool] | None:
 def _serve(options: argparse.Namespace, addresses: list[str], chosen: dict[str, Any]) -> int:
     from ..remote import RemoteServer
 
-    with Signals() as signals:
+    news: SimpleQueue[int] = SimpleQueue()
+    with Signals(news.put) as signals:
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
             signals.handle(name)
         try:
@@ -238,32 +241,32 @@ def _serve(options: argparse.Namespace, addresses: list[str], chosen: dict[str, 
         try:
             server.start()
             _announce(options, server)
-            number = _next_signal(signals, server)
-            _stop(server, signals, options.drain)
+            number = _next_signal(news, server)
+            _stop(server, news, options.drain)
         finally:
             server.server_close()
     return INTERRUPTED if number == signal.SIGINT else 0
 
 
-def _next_signal(signals: Signals, server: RemoteServer) -> int:
+def _next_signal(news: SimpleQueue[int], server: RemoteServer) -> int:
     while True:
-        with contextlib.suppress(TimeoutError):
-            return signals.get(LOOK)
+        with contextlib.suppress(Empty):
+            return news.get(timeout=LOOK)
         if server.fileno() < 0:
             raise Failure("the server has ended", FAILED)
 
 
-def _stop(server: RemoteServer, signals: Signals, drain: float) -> None:
+def _stop(server: RemoteServer, news: SimpleQueue[int], drain: float) -> None:
     """Stop the server; another signal cuts what runs."""
 
     def stop() -> None:
         server.stop(drain)
-        signals.end()
+        news.put(0)
 
     logger.info("stopping: what runs has %g s, and a second signal ends it", drain)
     stopping = threading.Thread(target=stop, daemon=True)
     stopping.start()
-    if signals.get():
+    if news.get():
         server.stop(0.0)
     stopping.join()
 

@@ -8,13 +8,16 @@ import os
 import re
 import select
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from .. import Error
 from . import DISCONNECTED, FAILED, MISUSED, Failure, NoReader
+from .feeder import Feeder
+from .signals import Handlers, Signals
 
 if TYPE_CHECKING:
     from ..remote import Process
@@ -25,7 +28,6 @@ except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
 __all__ = [
-    "Signals",
     "interact",
     "kept_terminal",
     "raw_terminal",
@@ -34,15 +36,10 @@ __all__ = [
     "write_all",
 ]
 
-CHUNK = 4096
-PARTING = 1.0  # seconds to wait for the thread at the keyboard
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT")  # end a program that does not handle them
 
-# Wakes the main thread; it is ignored where nobody handles it.  Windows has none.
-_POKE: int = getattr(signal, "SIGURG", 0)
+_RESIZING = ("SIGWINCH", "SIGCONT")  # after these the window may have another size
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6  # places in a terminal's settings
-
-Handler = Callable[[int, FrameType | None], Any]
 
 
 def window_size() -> tuple[int, int]:
@@ -73,7 +70,7 @@ class Terminal:
         self._fd = fd
         self._settings = termios.tcgetattr(fd)
         self._raw = False
-        self._handlers: dict[int, Any] = {}
+        self._handlers = Handlers()
         self.farewell: Callable[[], object] = lambda: None
 
     def guard(self) -> None:
@@ -83,33 +80,34 @@ class Terminal:
             handler = signal.getsignal(number)
             outer = isinstance(getattr(handler, "__self__", None), Terminal)
             if outer or handler is signal.SIG_DFL:
-                self._handle(number, self._die)
+                self._handlers.set(name, self._die)
 
     def make_raw(self) -> None:
         """Pass on every key as it is."""
-        self._handle(signal.SIGWINCH, _heard)
-        self._handle(signal.SIGCONT, self._continued)
-        self._handle(signal.SIGTSTP, self._stop)
+        self._handlers.set("SIGCONT", self._continued)
+        self._handlers.set("SIGTSTP", self._stop)
         self._raw = True
         self._set_raw()
 
     def restore(self) -> None:
         """Put everything back."""
         self._raw = False
-        self._set(self._settings)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+        self._put_back()
+        self._handlers.restore()
 
     def suspend(self) -> None:
         """Stop this program, as Ctrl-Z does, with its whole job, until it is continued."""
-        self._set(self._settings)
+        self._put_back()
         os.kill(0, signal.SIGTSTP)
 
-    def _handle(self, number: int, handler: Handler) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers[number] = signal.getsignal(number)
-            signal.signal(number, handler)
+    def _put_back(self) -> None:
+        """Put the settings back, unless we are in the background: that would stop us."""
+        try:
+            ours = os.tcgetpgrp(self._fd) == os.getpgrp()
+        except OSError:
+            ours = True  # it is nobody's in particular
+        if ours:
+            self._set(self._settings)
 
     def _set(self, settings: list[Any]) -> None:
         while True:
@@ -146,7 +144,7 @@ class Terminal:
             self._set_raw()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._set(self._settings)
+        self._put_back()
         signal.signal(number, signal.SIG_DFL)
         signal.pthread_kill(threading.get_ident(), number)
         signal.signal(number, self._stop)
@@ -154,7 +152,7 @@ class Terminal:
 
     def _die(self, number: int, frame: FrameType | None) -> None:
         self.farewell()
-        self._set(self._settings)
+        self._put_back()
         signal.signal(number, signal.SIG_DFL)
         signal.pthread_kill(threading.get_ident(), number)
 
@@ -177,15 +175,15 @@ def kept_terminal(fd: int = 0) -> Iterator[Terminal | None]:
 
 
 @contextlib.contextmanager
-def raw_terminal(fd: int = 0) -> Iterator[Terminal | None]:
+def raw_terminal(fd: int | None = 0) -> Iterator[Terminal | None]:
     """Make the terminal at *fd* raw, and put it back on every way out, signals too.
 
     Where there is none, nothing is done.
 
     Args:
-        fd: the terminal's descriptor.
+        fd: the terminal's descriptor; None: there is none.
     """
-    if termios is None or not os.isatty(fd):
+    if termios is None or fd is None or not os.isatty(fd):
         yield None
         return
     terminal = Terminal(fd)
@@ -198,7 +196,12 @@ def raw_terminal(fd: int = 0) -> Iterator[Terminal | None]:
 
 
 def interact(
-    process: Process, *, stdin: int = 0, stdout: int = 1, whole_lines: bool = False
+    process: Process,
+    *,
+    stdin: int | None = 0,
+    stdout: int | None = 1,
+    whole_lines: bool = False,
+    signals: Signals | None = None,
 ) -> int:
     """Join the local terminal and *process*, which runs in one, until it has ended.
 
@@ -208,196 +211,87 @@ def interact(
     Args:
         process: was started with `pty`.
         stdin, stdout: descriptors of the terminal; where *stdin* is none, its bytes are
-            the command's input.
+            the command's input; None: it has no input, or its output goes nowhere.
         whole_lines: end the last line, where the command has not.
+        signals: who is told of them already.
 
     Returns:
         The exit status as a shell tells it.
 
     Raises:
-        Failure: it was given up by `~.`, or the output cannot be written.
+        Failure: it was given up by `~.`, the output cannot be written, or the input read.
         NoReader: nobody reads the output.
         ConnectionClosed, OSError: the connection was lost.
     """
     if termios is None:
         raise Failure("a terminal on the other side needs one of POSIX on this", MISUSED)
-    modes = Modes()
-    signals = Signals()
-    keyboard = Keyboard(process, stdin, signals)
-
-    def tidy(whole_lines: bool = True) -> None:
-        if os.isatty(stdout):
-            with contextlib.suppress(OSError):
-                os.write(stdout, modes.undone() + b"\r\n" * (whole_lines and modes.in_line))
-
-    try:
-        with signals, raw_terminal(stdin) as terminal:
-            if terminal is not None:
-                terminal.farewell = tidy
-            keyboard.start()
-            try:
-                for _, data in process:
-                    modes.note(data)
-                    write_all(stdout, data)
-            except BaseException:
-                tidy()
-                raise
-            tidy(whole_lines)
-    except KeyboardInterrupt:
-        if keyboard.left:
-            raise Failure("given up by ~.", DISCONNECTED) from None
-        raise
-    finally:
-        if keyboard.ident is None:
-            signals.close()
-        else:  # where the command takes no words it ends with the connection
-            keyboard.join(PARTING)
+    with contextlib.ExitStack() as opened:
+        if signals is None:
+            signals = opened.enter_context(Signals())
+        for name in _RESIZING:
+            signals.handle(name)
+        signals.heard.append(partial(_tell_size, process))
+        terminal = opened.enter_context(raw_terminal(stdin))
+        shown = opened.enter_context(_Shown(stdout, whole_lines))
+        if terminal is not None:
+            terminal.farewell = shown.tidy
+        _tell_size(process)  # it may have changed before we heard of that
+        if stdin is None:
+            process.close_stdin()
+        wished = partial(_obey, signals) if terminal is not None else None
+        feeder = opened.enter_context(Feeder(process, stdin, wished))
+        for _, data in process:
+            shown.write(data)
+    if feeder.failure is not None:
+        raise feeder.failure
     return status_of(process.returncode)
 
 
-def _heard(number: int, frame: FrameType | None) -> None:
-    """Handle a signal whose number only is wanted."""
+def _tell_size(process: Process, number: int = 0) -> None:
+    """Tell the window's size, where signal *number* says that it may have changed."""
+    if not number or signal.Signals(number).name in _RESIZING:
+        # How the command or the connection has ended, the thread that reads is told.
+        with contextlib.suppress(Error, OSError, EOFError):
+            process.resize(*window_size())
 
 
-class Signals:
-    """Tells another thread of signals as they come, and has the main thread see them.
+def _obey(signals: Signals, wish: str) -> None:
+    """Do what was typed after a tilde."""
+    if wish == "leave":
+        signals.throw(Failure("given up by ~.", DISCONNECTED))
+    else:
+        os.kill(0, signal.SIGTSTP)  # the whole job, as Ctrl-Z does
 
-    One that comes when the main thread is about to wait is handled, as Python does it, when
-    the wait is over; so the other thread wakes it.
+
+class _Shown:
+    """What a program shows; at the end, modes that it has left set are put back.
 
     Args:
-        woken: what the main thread is to do then, besides its handlers; it may raise.
+        descriptor: where; None: nowhere.
+        whole_lines: end the last line, where the program has not.
     """
 
-    def __init__(self, woken: Handler = _heard) -> None:
-        self._woken = woken
-        self._told, self._telling = socket.socketpair()
-        self._telling.setblocking(False)
-        self._before: tuple[int, Any] | None = None
+    def __init__(self, descriptor: int | None, whole_lines: bool) -> None:
+        self._descriptor = descriptor
+        self._whole_lines = whole_lines
+        self._modes = Modes()
 
-    def fileno(self) -> int:
-        return self._told.fileno()
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            fd = signal.set_wakeup_fd(self._telling.fileno(), warn_on_full_buffer=False)
-            self._before = fd, _POKE and signal.signal(_POKE, self._woken)
+    def __enter__(self) -> _Shown:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.set_wakeup_fd(self._before[0])
-            if _POKE:
-                signal.signal(_POKE, self._before[1])
-        self._telling.close()
+    def __exit__(self, failure: object, *_: object) -> None:
+        self.tidy(self._whole_lines or failure is not None)
 
-    def take(self) -> bytes | None:
-        """Wait for signals; return their numbers, and None at the end."""
-        numbers = self._told.recv(CHUNK)
-        if not numbers:
-            return None
-        if numbers := numbers.replace(bytes([_POKE]), b""):
-            self.poke()
-        return numbers
+    def write(self, data: bytes) -> None:
+        if self._descriptor is not None:
+            self._modes.note(data)
+            write_all(self._descriptor, data, DISCONNECTED)
 
-    def poke(self) -> None:
-        """Have the main thread look for signals."""
-        ident = threading.main_thread().ident
-        if _POKE and ident is not None:
-            signal.pthread_kill(ident, _POKE)
-
-    def close(self) -> None:
-        """Close it; for the thread that takes."""
-        self._told.close()
-
-
-class Keyboard(threading.Thread):
-    """Takes what is typed to the command, and the window's size when that changes.
-
-    It ends when *signals* does, and closes it.
-    """
-
-    def __init__(self, process: Process, stdin: int, signals: Signals) -> None:
-        super().__init__(name="pysock keyboard", daemon=True)
-        self._process = process
-        self._stdin = stdin
-        self._signals = signals
-        self._escapes = Escapes() if os.isatty(stdin) else None
-        self.left = False
-
-    def run(self) -> None:
-        try:
-            self._watch()
-        finally:
-            self._signals.close()
-
-    def _watch(self) -> None:
-        signals = self._signals.fileno()
-        watched = [signals, self._stdin]
-        news: bytes | None = b"at first"  # the window may have changed before this began
-        while news is not None:
-            if news:
-                self._tell(self._process.resize, *window_size())
-            ready, _, _ = select.select(watched, [], [])
-            news = self._signals.take() if signals in ready else b""
-            if self._stdin in ready and news is not None and not self._type():
-                watched.remove(self._stdin)
-
-    def _type(self) -> bool:
-        """Pass on what was typed; return whether there may be more."""
-        try:
-            typed = os.read(self._stdin, CHUNK)
-        except OSError:  # the terminal has gone
-            typed = b""
-        if not typed:
-            self._tell(self._process.close_stdin)
-            return False
-        wish = ""
-        if self._escapes is not None:
-            typed, wish = self._escapes.filter(typed)
-        if typed:
-            self._tell(self._process.write, typed)
-        if wish:
-            self.left = wish == "leave"
-            ident = threading.main_thread().ident
-            assert ident is not None
-            if self.left:
-                signal.pthread_kill(ident, signal.SIGINT)
-            else:
-                os.kill(0, signal.SIGTSTP)  # the whole job, as Ctrl-Z does
-        return not self.left
-
-    @staticmethod
-    def _tell(what: Callable[..., object], *arguments: object) -> None:
-        # How the command or the connection has ended, the thread that reads is told.
-        with contextlib.suppress(OSError, EOFError, ValueError, RuntimeError):
-            what(*arguments)
-
-
-class Escapes:
-    """Finds `~.` and `~` Ctrl-Z at the start of a line; `~~` is one tilde."""
-
-    def __init__(self) -> None:
-        self._state = 1  # 0: within a line, 1: at its start, 2: after its tilde
-
-    def filter(self, typed: bytes) -> tuple[bytes, str]:
-        """Return what is to be passed on, and "leave", "stop" or ""."""
-        out = bytearray()
-        for byte in typed:
-            if self._state == 2:
-                self._state = 0
-                if byte == ord("."):
-                    return bytes(out), "leave"
-                if byte == 0x1A:
-                    self._state = 1
-                    return bytes(out), "stop"
-                out += b"" if byte == ord("~") else b"~"
-            elif self._state == 1 and byte == ord("~"):
-                self._state = 2
-                continue
-            out.append(byte)
-            self._state = 1 if byte in b"\r\n" else 0
-        return bytes(out), ""
+    def tidy(self, whole_lines: bool = True) -> None:
+        if self._descriptor is not None and os.isatty(self._descriptor):
+            line_end = b"\r\n" * (whole_lines and self._modes.in_line)
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, self._modes.undone() + line_end)
 
 
 _MODE = re.compile(rb"\x1b\[\?([0-9;]+)([hl])")
@@ -457,8 +351,13 @@ class Modes:
         )
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes, status: int = FAILED) -> None:
     """Write all of *data*, at once.
+
+    Args:
+        fd: where.
+        data: what.
+        status: the exit status of a failure.
 
     Raises:
         NoReader: nobody reads it.
@@ -473,4 +372,4 @@ def write_all(fd: int, data: bytes) -> None:
         except BrokenPipeError:
             raise NoReader from None
         except OSError as exc:
-            raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
+            raise Failure(f"cannot write the output: {exc.strerror}", status) from None

@@ -104,6 +104,8 @@ class Streams:
     def end_input(self, within_line: bool = False) -> None:
         """Have the command read the end of its input.
 
+        A terminal that takes no more just now still has its `input` afterwards.
+
         Args:
             within_line: whether the input ends without a newline: a terminal then needs its
                 end key twice, for the first one sends the line off.
@@ -114,7 +116,10 @@ class Streams:
             with contextlib.suppress(OSError, termios.error):
                 settings = termios.tcgetattr(self.input)
                 if settings[3] & termios.ICANON:  # else that key is a byte as any other
-                    os.write(self.input, settings[6][termios.VEOF] * (1 + within_line))
+                    try:
+                        os.write(self.input, settings[6][termios.VEOF] * (1 + within_line))
+                    except BlockingIOError:
+                        return
         else:
             os.close(self.input)
         self.input = None
@@ -232,15 +237,19 @@ class Command:
                 self._hear()
             elif descriptor == self.spawned.fileno():
                 self._hear_end()
-            elif descriptor in self.streams.outputs and events & ~select.POLLOUT:
-                if self._flush():
-                    self._read(descriptor)
-                    if self._cut_at is not None and self.streams.terminal:
-                        self._cut_at = time.monotonic() + _LAST_WORDS
-            elif descriptor == self.streams.input:
-                self._feed(events)
+            else:
+                if descriptor == self.streams.input and events != select.POLLIN:
+                    self._feed(events)
+                if descriptor in self.streams.outputs and events & ~select.POLLOUT:
+                    self._take_from(descriptor)
         self._look_at_clock()
         self._look_for_exit()
+
+    def _take_from(self, descriptor: int) -> None:
+        if self._flush():
+            self._read(descriptor)
+            if self._cut_at is not None and self.streams.terminal:
+                self._cut_at = time.monotonic() + _LAST_WORDS
 
     def _watch_all(self, free: bool) -> None:
         """Say to the poller what to wait for; *free*: more may be sent."""
@@ -252,8 +261,9 @@ class Command:
         if free:
             wanted.update(dict.fromkeys(self.streams.outputs, select.POLLIN))
         descriptor = self.streams.input
-        if descriptor is not None and (self._input or not self.streams.terminal):
-            more = select.POLLOUT if self._input else 0
+        writes = bool(self._input) or self._input_ends
+        if descriptor is not None and (writes or not self.streams.terminal):
+            more = select.POLLOUT if writes else 0
             wanted[descriptor] = wanted.get(descriptor, 0) | more
         if wanted == self._watched:
             return
@@ -423,11 +433,14 @@ class Command:
             events = select.POLLERR
         if self._input_ends and not self._input:
             self._end_input()
-        elif events & (select.POLLERR | select.POLLHUP) and not self.streams.terminal:
+        elif events & (select.POLLERR | select.POLLHUP):
             self._taken += sum(map(len, self._input))
             self._input.clear()
-            self._end_input()
-            self._outbox.append(eof(0))
+            if self.streams.terminal:
+                self.streams.input = None
+            else:
+                self._end_input()
+                self._outbox.append(eof(0))
 
     def _end_input(self) -> None:
         if self.streams.input is not None and not self.streams.terminal:

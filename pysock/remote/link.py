@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .. import Client, ConnectionClosed, FrameTooLarge, RemoteError
+from .. import Client, ConnectionClosed, Error, FrameTooLarge, FramingError, RemoteError
 from .conversation import Conversation, State
 from .protocol import FRAMING, Kind, Refusal, version
 
@@ -92,6 +92,7 @@ class Link:
             OSError: the connection has failed, and is closed.
         """
         with self._guard:
+            self._look_for_end()
             self.open()
             if self.state is not State.READY:
                 raise RuntimeError(
@@ -106,6 +107,17 @@ class Link:
             except BaseException:  # nobody knows how much of it has gone
                 self.close()
                 raise
+
+    def _look_for_end(self) -> None:
+        """Notice that the server has closed a connection that was idle."""
+        if not self.closed and self.state is State.READY:
+            try:
+                self.poll()
+            except FramingError:
+                self.close()
+                raise
+            except (Error, OSError):
+                self.close()
 
     def abandon(self, owner: object) -> None:
         """Drop the connection if a command that nobody waits for may be running."""

@@ -136,7 +136,7 @@ class RemoteServer(Server):
         Raises:
             RuntimeError: the server is running already, or closed.
         """
-        self._service.spawning.open()  # before the first command, which would have to wait
+        self._service.begin()
         try:
             super().serve_forever()
         finally:
@@ -149,7 +149,7 @@ class RemoteServer(Server):
             RuntimeError: the server is running already, or closed.
         """
         if self.fileno() >= 0:
-            self._service.spawning.open()
+            self._service.begin()
         return super().start()
 
     def _stop_clocks(self) -> None:

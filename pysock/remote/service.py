@@ -79,12 +79,19 @@ class Service:
         self._places = threading.Semaphore(max_running)
         self._commands: set[Command] = set()
         self._transfers: set[Talk] = set()
+        self._ending = False  # whether what runs has been told to end
         self._guard = threading.Lock()
         self._talks: weakref.WeakKeyDictionary[Connection, Talk] = weakref.WeakKeyDictionary()
+
+    def begin(self) -> None:
+        """Get ready for clients."""
+        self.spawning.open()  # before the first command, which would have to wait
+        self._ending = False
 
     def end_all(self) -> None:
         """End all commands that run, and cut transfers; any thread may say so."""
         with self._guard:
+            self._ending = True
             commands, transfers = list(self._commands), list(self._transfers)
         for command in commands:
             command.end("the server is stopping")
@@ -227,6 +234,9 @@ class Service:
             counts = command.counts
             with self._guard:
                 self._commands.add(command)
+                late = self._ending
+            if late:
+                command.end("the server is stopping")
             try:
                 outcome = _outcome(command.serve())
                 spawned.release()

@@ -63,7 +63,7 @@ class Command:
     def __init__(self, order: Order, process: subprocess.Popen[bytes], control: socket.socket):
         self.process = process
         self.pid = process.pid
-        self.token = order.token + b"\0"
+        self.token = order.token
         self.control: socket.socket | None = control
         self.exited = False
         self.began: float | None = None  # ending it
@@ -140,7 +140,7 @@ def descendants(table: dict[int, Seen], root: int) -> set[int]:
 def carries(pid: int, token: bytes) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return token in file.read() + b"\0"
+            return token in file.read().split(b"\0")
     except OSError:
         return False
 

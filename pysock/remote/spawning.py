@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from .spawner import ORDER, REPLY, Order
+from .spawner import ORDER, REPLY, Order, carries
 
 __all__ = ["Spawned", "SpawnerGone", "Spawning"]
 
@@ -32,9 +33,9 @@ class Spawned:
     Closing it before `release` ends the command and all it has started.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, token: bytes) -> None:
         self._control = control
-        self._rest = b""
+        self._token = token
         self.pid = 0
 
     def fileno(self) -> int:
@@ -93,9 +94,16 @@ class Spawned:
             except ConnectionError:
                 part = b""
             if not part:
+                self._kill_orphan()
                 raise SpawnerGone
             parts += part
         return parts
+
+    def _kill_orphan(self) -> None:
+        """Kill a command whose spawner has gone, as far as it can still be known."""
+        if self.pid and carries(self.pid, self._token):
+            with contextlib.suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _started(self) -> None:
         """Wait until it has been started.
@@ -158,7 +166,7 @@ class Spawning:
         """
         data = marshal.dumps(tuple(order))
         ours, theirs = socket.socketpair()
-        spawned = Spawned(ours)
+        spawned = Spawned(ours, order.token)
         try:
             with theirs:
                 self._pass_on([theirs.fileno(), *stdio])
