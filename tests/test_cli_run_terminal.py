@@ -237,6 +237,53 @@ def test_terminal_is_as_before_while_it_is_stopped(served):
         assert shown.modes == shown.before
 
 
+def test_tilde_ctrl_z_stops_and_the_terminal_is_as_before(served):
+    """R24"""
+    with screen(served, "-t", "--", "sh", "-c", f"{READY} cat; echo end") as shown:
+        shown.shows(b"ready")
+        shown.type(b"\r~\x1a")
+        until(lambda: "T" in _state(shown.pid))
+        assert shown.modes == shown.before
+        os.kill(shown.pid, signal.SIGCONT)
+        until(lambda: shown.is_raw)
+        shown.type(b"\x04")
+        shown.shows(b"end")
+        assert shown.ended() == 0
+
+
+def test_tilde_dot_gives_the_command_up(served):
+    """R24"""
+    draw = r"printf '\033[?1049h\033[?25l';"
+    with screen(served, "-t", "--", "sh", "-c", f"{READY} {draw} exec sleep 1000") as shown:
+        shown.shows(rb"\x1b\[\?25l")
+        shown.type(b"\r~.")
+        shown.shows(rb"\x1b\[\?25h\x1b\[\?1049l")
+        shown.shows(rb"pysock run: given up by ~\.\r\n")
+        assert shown.ended() == 255
+        assert shown.modes == shown.before
+
+
+def test_tilde_within_a_line_and_without_a_terminal_is_the_command_s(served):
+    script = f"{READY} read one; echo got $one"
+    with screen(served, "-t", "--", "sh", "-c", script) as shown:
+        shown.shows(b"ready")
+        shown.type(b"a~.\r")
+        shown.shows(rb"got a~\.\r\n")
+        assert shown.ended() == 0
+    assert served.sh("cat", stdin=b"~.\n") == (0, b"~.\n", "")
+
+
+def test_output_that_cannot_be_written_is_a_failure_of_ours(served):
+    """R18, R24"""
+    with (
+        open("/dev/full", "wb") as full,
+        screen(served, "-t", "--", "yes", stdout=full) as shown,
+    ):
+        shown.shows(rb"pysock run: cannot write the output: No space left on device\r\n")
+        assert shown.ended() == 255
+        assert shown.modes == shown.before
+
+
 def test_words_of_ours_come_when_the_terminal_is_restored(served):
     with screen(served, "-t", "--timeout", "0.3", "--", "sleep", "1000") as shown:
         shown.shows(rb"pysock run: the command took longer than 0\.3 s: it was killed\r\n")

@@ -192,18 +192,22 @@ class RemoteClient:
             "stdout": sink_of(stdout, max_output, overflow),
             "stderr": sink_of(subprocess.DEVNULL if merge else stderr, max_output, overflow),
         }
-        process = self.start(
-            args,
-            input=words.encode(input),
-            stdin=subprocess.DEVNULL if stdin is None else stdin,
-            stdout=stdout if stdout == subprocess.DEVNULL else None,
-            stderr=stderr if stderr in (subprocess.DEVNULL, subprocess.STDOUT) else None,
-            shell=shell,
-            cwd=cwd,
-            env=env,
-            pty=pty,
-        )
         deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            process = self._start(
+                args,
+                deadline,
+                input=words.encode(input),
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdout=stdout if stdout == subprocess.DEVNULL else None,
+                stderr=stderr if stderr in (subprocess.DEVNULL, subprocess.STDOUT) else None,
+                shell=shell,
+                cwd=cwd,
+                env=env,
+                pty=pty,
+            )
+        except Expired:
+            raise subprocess.TimeoutExpired(args, timeout or 0.0) from None
         with process:
             try:
                 _collect(process, sinks, deadline)
@@ -250,6 +254,33 @@ class RemoteClient:
         Raises: as `run`, for what goes wrong before the command runs; RuntimeError: another
             command or transfer is under way on this connection.
         """
+        return self._start(
+            args,
+            None,
+            input=input,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            shell=shell,
+            cwd=cwd,
+            env=env,
+            pty=pty,
+        )
+
+    def _start(
+        self,
+        args: Any,
+        deadline: float | None,
+        *,
+        input: Any,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        shell: bool,
+        cwd: Any,
+        env: Mapping[Any, Any] | None,
+        pty: tuple[int, int] | bool | None,
+    ) -> Process:
         source: Any = None
         if input is not None:
             source = io.BytesIO(input)
@@ -270,7 +301,7 @@ class RemoteClient:
             quiet=0 if pty else quiet,
         )
         try:
-            return Process(self._link, args, command.encode(), source)
+            return Process(self._link, args, command.encode(), source, deadline)
         except FrameTooLarge:
             program = os.fsdecode(command.argv[0]) if command.argv else "/bin/sh"
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), program) from None
@@ -359,8 +390,7 @@ class _TooMuch(Exception):
 
 
 def _collect(process: Process, sinks: dict[str, Sink], deadline: float | None) -> None:
-    while (item := process._read(deadline)) is not None:
-        channel, data = item
+    for channel, data in process._until(deadline):
         if not sinks[channel].write(data):
             raise _TooMuch
 

@@ -33,6 +33,7 @@ _LOOK = 30.0  # how often to ask whether a client that does not read still lives
 _SILENCE = 300_000  # milliseconds without a word of its system, after which it does not
 _LAST_ACK = 56  # where TCP_INFO has that
 _PIPE_SIZE = 256 * 1024
+_WORDS = 64  # of a client, before the command has its turn
 _TURNS = 16  # pieces of one stream before the others are looked at
 _WINDOW_SIZE = struct.Struct("HHHH")
 
@@ -190,6 +191,7 @@ class Command:
         self._incomplete = False
         self._input: deque[memoryview] = deque()
         self._input_ends = False
+        self._more = False  # words of the client have come, and are not heard yet
         self._within_line = False  # whether what was written last is no newline
         self._taken = 0  # bytes of input that the client does not know of yet
         self._outbox: deque[bytes] = deque()
@@ -230,6 +232,8 @@ class Command:
 
     def _step(self) -> None:
         """Wait for something to happen, and deal with it."""
+        if self._more:
+            self._hear()
         free = self._flush()
         self._watch_all(free)
         for descriptor, events in self._poll.poll(self._timeout(free)):
@@ -278,6 +282,8 @@ class Command:
         """Return milliseconds until something is due."""
         moments = [at for at in (self._end_at, self._cut_at) if at is not None]
         left = min(moments) - time.monotonic() if moments else None
+        if self._more:
+            return 0.0
         if not free:
             left = _LOOK if left is None else min(left, _LOOK)
         return None if left is None else max(0.0, 1000 * left)
@@ -381,13 +387,19 @@ class Command:
     # ---------------------------------------------------------------- from the client
 
     def _hear(self) -> None:
-        """Take all that the client has said."""
-        while self.exit is None or self.talk.state is State.RUNNING:
+        """Take what the client has said, but not so much that nothing else is done."""
+        for _ in range(_WORDS):
+            if self.exit is not None and self.talk.state is not State.RUNNING:
+                break
             try:
                 message = self.connection.recv()
             except BlockingIOError:
-                return
+                break
             self._obey(*self.talk.conversation.received(message))
+        else:
+            self._more = True  # which the poller may not see
+            return
+        self._more = False
 
     def _obey(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.STDIN:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from .. import Client, ConnectionClosed, Error, FrameTooLarge, FramingError, RemoteError
 from .conversation import Conversation, State
-from .protocol import FRAMING, Kind, Refusal, version
+from .protocol import CHUNK, FRAMING, Kind, Refusal, version
 
 __all__ = ["Expired", "Link"]
 
@@ -133,21 +133,22 @@ class Link:
             self.send(message)
             return True
 
-    def take_input(self, owner: object, most: int) -> int:
-        """Take, of the bytes of input that may be sent to a command, so many at most."""
+    def room(self, owner: object) -> int:
+        """Return how many bytes of input may be sent to a command now."""
         with self._guard:
             conversation = self._conversation
             if self._owner is not owner or conversation.state is not State.RUNNING:
                 return 0
-            count = min(most, conversation.window)
-            conversation.window -= count
-            return count
+            return conversation.window
 
-    def return_input(self, owner: object, count: int) -> None:
-        """Give back what was taken, and not needed."""
+    def send_input(self, owner: object, data: Any) -> int:
+        """Send as much input as may be sent to a command now; return how many bytes."""
         with self._guard:
-            if self._owner is owner:
-                self._conversation.window += count
+            count = min(len(data), CHUNK, self.room(owner))
+            if count:
+                self._conversation.window -= count
+                self.send(Kind.STDIN.prefix, data[:count])
+            return count
 
     def send(self, *parts: Any) -> None:
         """Send one message, and wait until it has gone.

@@ -18,9 +18,8 @@ from .protocol import CHUNK, SIGNALS, Exit, Kind, eof, resize
 
 __all__ = ["Process"]
 
-_STDIN = Kind.STDIN()
 _MOST_KEPT = 64 * 1024 * 1024  # bytes of output that come while input is written
-_LAST_WORDS = 10.0  # seconds that a command which is killed has to end
+_LAST_WORDS = 5.0  # seconds that a command which is killed has to end
 _CHANNELS = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr"}
 
 
@@ -33,12 +32,20 @@ class Process:
     end kills it, and all that it has started.
     """
 
-    def __init__(self, link: Link, args: Any, message: bytes, source: Any = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        args: Any,
+        message: bytes,
+        source: Any = None,
+        deadline: float | None = None,
+    ) -> None:
         self.args = args
         self.returncode: int | None = None
         self.exit: Exit | None = None
         self._link = link
         self._source = source  # of its input, an object with read()
+        self._rest = memoryview(b"")  # of what was read from it
         self._input_over = False  # the command takes no more, or has none
         self._kept: deque[tuple[str, bytes]] = deque()
         self._kept_bytes = 0
@@ -49,7 +56,7 @@ class Process:
         try:
             link.begin(message, self)
             self._input_over = not link.wants_input
-            self._receive(None)  # that it has started
+            self._receive(deadline)  # that it has started
         except BaseException:
             link.abandon(self)
             raise
@@ -97,6 +104,13 @@ class Process:
                 self._end_turn()
             if item is not None:
                 return item
+
+    def _until(self, deadline: float | None) -> Iterator[tuple[str, bytes]]:
+        """Yield the output, up to a deadline that holds also while more and more comes."""
+        while (item := self._read(deadline)) is not None:
+            yield item
+            if deadline is not None and time.monotonic() >= deadline and self.exit is None:
+                raise Expired("the deadline has passed")
 
     def _end_turn(self) -> None:
         self._receiving.release()
@@ -158,30 +172,29 @@ class Process:
         """
         view = memoryview(data).cast("B")
         while view:
-            count = self._wait_for_room(min(len(view), CHUNK))
-            self._send(_STDIN, view[:count])
-            view = view[count:]
-
-    def _wait_for_room(self, most: int) -> int:
-        """Return how many bytes, *most* at most, may be sent now."""
-        while True:
             self._check()
             if self._input_over or self.exit is not None:
                 raise BrokenPipeError(errno.EPIPE, "the command reads no more")
-            count = self._link.take_input(self, most)
-            if count:
-                return count
-            # What makes room has to be received: by who reads, or by this one if nobody does.
-            alone = self._reader in (None, threading.get_ident())
-            if alone and self._receiving.acquire(blocking=False):
-                try:
-                    if not self._link.closed and self.exit is None:
-                        self._keep(self._receive(None))
-                finally:
-                    self._end_turn()
-            else:
-                with self._changed:
-                    self._changed.wait(0.5)
+            count = self._send_input(view)
+            view = view[count:]
+            if not count:
+                self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """Wait until something has come that may have made room.
+
+        It has to be received: by who reads, or by this thread if nobody does.
+        """
+        alone = self._reader in (None, threading.get_ident())
+        if alone and self._receiving.acquire(blocking=False):
+            try:
+                if not self._link.closed and self.exit is None:
+                    self._keep(self._receive(None))
+            finally:
+                self._end_turn()
+        else:
+            with self._changed:
+                self._changed.wait(0.5)
 
     def _keep(self, item: tuple[str, bytes] | None) -> None:
         if item is None:
@@ -199,20 +212,23 @@ class Process:
     def _feed(self) -> None:
         """Send what may be sent of the input that was given at the start."""
         while self._source is not None:
-            room = self._link.take_input(self, CHUNK)
-            if not room:
-                return
-            data = self._source.read(room)
-            self._link.return_input(self, room - len(data))
-            if not data:
+            if not self._rest:
+                room = min(CHUNK, self._link.room(self))
+                if not room:
+                    return
+                self._rest = memoryview(self._source.read(room))
+            if not self._rest:
                 self._source = None
                 self.close_stdin()
                 return
-            self._send(_STDIN, data)
+            count = self._send_input(self._rest)
+            if not count:
+                return
+            self._rest = self._rest[count:]
 
-    def _send(self, *parts: Any) -> None:
+    def _send_input(self, data: memoryview) -> int:
         try:
-            self._link.send(*parts)
+            return self._link.send_input(self, data)
         except (ConnectionClosed, OSError) as exc:
             self._lose(exc)
             raise
@@ -283,7 +299,7 @@ class Process:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            while self._read(deadline) is not None:
+            for _ in self._until(deadline):
                 pass
         except Expired:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0) from None
@@ -305,8 +321,8 @@ class Process:
         deadline = None if timeout is None else time.monotonic() + timeout
         found: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         try:
-            while (item := self._read(deadline)) is not None:
-                found[item[0]].append(item[1])
+            for channel, data in self._until(deadline):
+                found[channel].append(data)
         except Expired:
             with self._changed:
                 for channel in ("stderr", "stdout"):

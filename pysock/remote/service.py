@@ -33,6 +33,7 @@ __all__ = ["Service"]
 logger = logging.getLogger("pysock.remote")
 
 _TOKEN = b"PYSOCK_COMMAND"
+_PATIENCE = 60.0  # seconds without a word of who transfers a file; what has come is kept
 
 
 class Service:
@@ -98,15 +99,19 @@ class Service:
         for talk in transfers:
             talk.connection.close()
 
-    def hear(self, message: bytes, connection: Connection) -> None:
-        """Take a client's message between two commands."""
+    def hear(self, message: bytes, connection: Connection) -> bytes | None:
+        """Take a client's message between two commands; return the answer, if it is short.
+
+        The server sends it when the client takes it; no thread waits for that.
+        """
         talk = self._talks.get(connection)
         try:
             if talk is None:
                 talk = self._talks[connection] = Talk(connection)
                 _wait_for_readers(connection)
                 self._check_user(talk)
-            self._serve(talk, *talk.conversation.received(message))
+            answer = self._serve(talk, *talk.conversation.received(message))
+            return None if answer is None else talk.conversation.sent(answer)
         except FramingError as exc:
             logger.warning("%s: broke the rules: %s", self._who(talk), shown(str(exc)))
             if talk is not None:
@@ -115,6 +120,7 @@ class Service:
         except (OSError, ConnectionClosed) as exc:
             logger.info("%s: lost: %s", self._who(talk), shown(str(exc)))
             connection.close()
+        return None
 
     def _check_user(self, talk: Talk) -> None:
         """Refuse a user of this machine who is neither the server's nor root.
@@ -133,16 +139,18 @@ class Service:
     def _who(self, talk: Talk | None) -> str:
         return "client" if talk is None else f"user {shown(talk.user) or '-'}"
 
-    def _serve(self, talk: Talk, kind: Kind, body: bytes) -> None:
+    def _serve(self, talk: Talk, kind: Kind, body: bytes) -> bytes | None:
         if kind is Kind.VERSION:
-            talk.send(version())
-        elif kind is Kind.PING:
-            talk.send(Kind.PONG(body))
-        elif talk.state in (State.RUNNING, State.PUTTING, State.GETTING):
-            self._take(talk, kind, body)
+            return version()
+        if kind is Kind.PING:
+            return Kind.PONG(body)
+        if talk.state in (State.RUNNING, State.PUTTING, State.GETTING):
+            refusal = self._take(talk, kind, body)
+            return None if refusal is None else refusal.encode()
+        return None
 
-    def _take(self, talk: Talk, kind: Kind, body: bytes) -> None:
-        """Do what a client asks for, if it may and there is room."""
+    def _take(self, talk: Talk, kind: Kind, body: bytes) -> Refusal | None:
+        """Do what a client asks for, if it may and there is room; return why not."""
         asked: Exec | Put | Get
         peer = getattr(talk.connection, "client_address", None)
         if kind is Kind.EXEC:
@@ -155,17 +163,15 @@ class Service:
         refusal = self._refusal(request)
         if refusal is not None:
             _audit(request, refusal.code)
-            talk.refuse(refusal)
-            return
+            return refusal
         if not self._places.acquire(blocking=False):
             _audit(request, "busy")
-            talk.refuse(Refusal("busy", f"{self._max_running} commands run already"))
-            return
+            return Refusal("busy", f"{self._max_running} commands run already")
         try:
             if isinstance(asked, Exec):
-                self._run(talk, asked, request)
-            else:
-                self._transfer(talk, asked, request)
+                return self._run(talk, asked, request)
+            self._transfer(talk, asked, request)
+            return None
         finally:
             self._places.release()
 
@@ -189,6 +195,7 @@ class Service:
         assert self._files is not None
         with self._guard:
             self._transfers.add(talk)
+        talk.connection.timeout = _PATIENCE
         try:
             if isinstance(asked, Put):
                 outcome = self._files.put(talk, asked) or "done"
@@ -203,15 +210,14 @@ class Service:
 
     # ---------------------------------------------------------------- commands
 
-    def _run(self, talk: Talk, asked: Exec, request: Request) -> None:
+    def _run(self, talk: Talk, asked: Exec, request: Request) -> Refusal | None:
         began = time.monotonic()
         token = _TOKEN + b"=" + secrets.token_hex(16).encode()
         try:
             env = environment(asked, self._allow_env, token)
         except PermissionError as exc:
             _audit(request, "refused")
-            talk.refuse(Refusal("refused", str(exc)))
-            return
+            return Refusal("refused", str(exc))
         cwd = os.path.join(self._cwd or env[b"HOME"], asked.cwd)
         argv = [b"/bin/sh", b"-c", asked.shell] if asked.shell is not None else [*asked.argv]
         order = Order(argv, cwd, env, self._limits, asked.pty is not None, token)
@@ -219,16 +225,14 @@ class Service:
             streams = Streams(asked.pty, asked.stdin, asked.merge, asked.quiet)
         except OSError as exc:
             _audit(request, "failed")
-            talk.refuse(Refusal.of(exc))
-            return
+            return Refusal.of(exc)
         outcome, counts = "lost", [0, 0, 0]
         try:
             try:
                 spawned = self.spawning.spawn(order, streams.theirs)
             except OSError as exc:
                 outcome = "not started"
-                talk.refuse(Refusal.of(exc, os.fsencode(exc.filename or "")))
-                return
+                return Refusal.of(exc, os.fsencode(exc.filename or ""))
             streams.close_theirs()
             command = Command(talk, spawned, streams, self._time_limit, self._max_output)
             counts = command.counts
@@ -240,13 +244,14 @@ class Service:
             try:
                 outcome = _outcome(command.serve())
                 spawned.release()
+                return None
             finally:
                 with self._guard:
                     self._commands.discard(command)
                 spawned.close()
         except SpawnerGone as exc:
             outcome = "failed"
-            talk.refuse(Refusal("failed", str(exc)))
+            return Refusal("failed", str(exc))
         finally:
             streams.close()
             _audit(request, outcome, counts, time.monotonic() - began)

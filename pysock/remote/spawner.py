@@ -42,6 +42,9 @@ LADDER = ((0.0, signal.SIGHUP), (1.0, signal.SIGTERM), (5.0, signal.SIGKILL))
 AGAIN = 0.1  # how soon after a KILL to look for whoever was just being born
 TRIES = 20
 SOFT_FILES = 1024  # what programs expect; the server has more
+LONGEST_PATH = 4096  # of what is told
+RARELY = 0.05  # seconds between two looks at all processes, at least
+SHARE = 10  # of which a look may take one part
 PATIENCE = 10.0  # for the order that follows the descriptors
 SET_CHILD_SUBREAPER = 36
 
@@ -137,28 +140,36 @@ def descendants(table: dict[int, Seen], root: int) -> set[int]:
     return found
 
 
-def carries(pid: int, token: bytes) -> bool:
+def variables(pid: int) -> frozenset[bytes]:
+    """Return the marks of commands in a process's environment, as NAME=value."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return token in file.read().split(b"\0")
+            found = file.read().split(b"\0")
     except OSError:
-        return False
+        return frozenset()
+    return frozenset(word for word in found if word.startswith(b"PYSOCK_COMMAND="))
 
 
-def survivors(command: Command, table: dict[int, Seen], ours: set[int]) -> set[int]:
+def carries(pid: int, token: bytes) -> bool:
+    return token in variables(pid)
+
+
+def survivors(
+    command: Command, table: dict[int, Seen], tokens: dict[int, frozenset[bytes]]
+) -> set[int]:
     """Return who lives of a command: its group and session, its children, its token's bearers.
 
     Args:
         command: whose processes.
         table: all there are.
-        ours: those below this process, which adopts who loses its parent.
+        tokens: of those below this process, which adopts who loses its parent.
     """
     own = {
         pid
         for pid, seen in table.items()
         if command.pid in (seen.group, seen.session)
         or command.known.get(pid) == seen.started
-        or (pid in ours and carries(pid, command.token))
+        or command.token in tokens.get(pid, ())
     }
     for pid in [command.pid, *own]:
         own |= descendants(table, pid)
@@ -229,6 +240,9 @@ class Spawner:
     def __init__(self, requests: socket.socket) -> None:
         self.requests: socket.socket | None = requests
         self.commands: dict[int, Command] = {}
+        self.bearers: dict[tuple[int, int], frozenset[bytes]] = {}  # pid and start: tokens
+        self.look_at = 0.0  # when all processes may be looked at again
+        self.changed = False  # since they were
         self.selector = selectors.DefaultSelector()
         self.selector.register(requests, selectors.EVENT_READ, self.take_request)
         self.woken, wake = socket.socketpair()
@@ -242,10 +256,13 @@ class Spawner:
     def run(self) -> None:
         while self.requests is not None or self.commands:
             due = [at for one in self.commands.values() if (at := one.due()) is not None]
-            timeout = max(0.0, min(due) - time.monotonic()) if due else None
+            at = min(due, default=None)
+            if at is not None:
+                at = self.look_at if self.changed else max(at, self.look_at)
+            timeout = None if at is None else max(0.0, at - time.monotonic())
             for key, _ in self.selector.select(timeout):
                 key.data()
-            if due:
+            if at is not None and time.monotonic() >= at:
                 self.go_on()
 
     def take_request(self) -> None:
@@ -268,10 +285,11 @@ class Spawner:
         control = socket.socket(fileno=descriptors[0])
         try:
             self.begin(control, descriptors[1:])
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
+            number = getattr(exc, "errno", None) or errno.EINVAL
+            path = os.fsencode(getattr(exc, "filename", None) or b"")[:LONGEST_PATH]
             with contextlib.suppress(OSError):
-                path = os.fsencode(exc.filename) if exc.filename is not None else b""
-                tell(control, b"F", exc.errno or errno.EIO, path)
+                tell(control, b"F", number, path)
             control.close()
         finally:
             for descriptor in descriptors[1:]:
@@ -343,8 +361,7 @@ class Spawner:
             if pid not in self.commands:
                 with contextlib.suppress(OSError):
                     os.waitpid(pid, os.WNOHANG)
-        if any(command.began is not None for command in self.commands.values()):
-            self.go_on()
+        self.changed = True
 
     def look_for_end(self, command: Command) -> None:
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -360,18 +377,30 @@ class Spawner:
     def go_on(self) -> None:
         """Take the steps that are due of all commands that are being ended."""
         now = time.monotonic()
+        self.changed = False
         table = processes()
-        ours = descendants(table, os.getpid())
+        tokens = self.tokens_of(table, descendants(table, os.getpid()))
         for command in list(self.commands.values()):
             if command.began is None:
                 continue
-            alive = survivors(command, table, ours)
+            alive = survivors(command, table, tokens)
             if table and command.exited and not alive:
                 self.gone(command)
                 continue
             while (due := command.due()) is not None and due <= now:
                 if not self.climb(command, alive, now):
                     break
+        end = time.monotonic()
+        self.look_at = end + max(RARELY, SHARE * (end - now))
+
+    def tokens_of(self, table: dict[int, Seen], ours: set[int]) -> dict[int, frozenset[bytes]]:
+        """Return the environments of those below this process, each read once in its life."""
+        known = {}
+        for pid in ours:
+            key = pid, table[pid].started
+            known[key] = self.bearers.get(key) or variables(pid)
+        self.bearers = known
+        return {pid: found for (pid, _), found in known.items()}
 
     def climb(self, command: Command, alive: set[int], now: float) -> bool:
         """Take one step; return whether another may follow at once."""
