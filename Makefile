@@ -9,12 +9,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md \
 	$(shell find src pysock ! -name __pycache__ ! -name '*.py[co]' ! -name '*.so' ! -name '*.c')
 
+# The works of bench-quick: of every table some.
+QUICK := pingpong pipelined stream_many stream_1m libraries_64 libraries_16k libraries_4m \
+	server_50x16 server_500x1 connections_1 connections_50 connections_500 idle_1000 \
+	tls_pingpong tls_stream_1m udp_batched remote_output remote_true
+comma := ,
+space := $(subst ,, )
+
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint bench build clean
+.PHONY: help demo test test-slow lint bench bench-quick bench-growth bench-instructions build clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.package ## stuck packets shown and cured, a server, a command, a comparison
 	$(BIN)/pysock demo $(ARGS)
@@ -36,9 +43,21 @@ lint: $(VENV)/.package $(VENV)/.tools ## format, style, types, stubs, compiler w
 	CFLAGS="-O2 -Wall -Wextra -Werror" $(PIP) wheel -q --no-deps -w build/strict .
 	rm -rf build
 
-bench: $(VENV)/.package ## compare speeds on this machine: with C, and with what people use
-	$(PIP) install -q --group bench
-	$(BIN)/pytest bench --timeout=0 $(ARGS)
+bench: $(VENV)/.bench ## compare speeds on this machine, with charts: under 20 minutes
+	$(BIN)/pytest bench --benchmark-quiet --timeout=0 --results=bench/results $(ARGS)
+	$(BIN)/python bench/charts.py bench/results
+
+bench-quick: $(VENV)/.bench ## the same with few rounds and works: under 2 minutes, decides nothing
+	$(BIN)/pytest bench --benchmark-quiet --timeout=0 --results=bench/results/quick --quick \
+		--works=$(subst $(space),$(comma),$(QUICK)) $(ARGS)
+	$(BIN)/python bench/charts.py bench/results/quick
+
+bench-growth: $(VENV)/.bench ## how costs grow with size, depth, connections: under 10 minutes
+	$(BIN)/python bench/growth.py $(ARGS)
+	$(BIN)/python bench/charts.py bench/results
+
+bench-instructions: $(VENV)/.package ## instructions for a message, by valgrind: what grew; 2 minutes
+	$(BIN)/python bench/instructions.py $(ARGS)
 
 build: $(VENV)/.made ## make dist/: the source distribution, and the wheel from it
 	$(PIP) install -q --group dist
@@ -61,6 +80,10 @@ $(VENV)/.made:
 
 $(VENV)/.tools: $(VENV)/.made pyproject.toml
 	$(PIP) install -q --group test --group lint
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.package pyproject.toml
+	$(PIP) install -q --group bench
 	touch $@
 
 $(VENV)/.package: $(VENV)/.made $(SOURCES)

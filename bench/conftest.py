@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -93,6 +94,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("work", "rival"), cases)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Drop what pytest leaves, to be skipped, of a module of which no work was asked for."""
+    items[:] = [item for item in items if isinstance(_params(item).get("work"), Work)]
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -120,7 +126,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     tables: dict[str, str] = {}
     selected: dict[str, list[str]] = {}
     for item in session.items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
+        params = _params(item)
         if {"work", "rival"} <= params.keys():
             works[params["work"].name] = params["work"]
             tables[params["work"].name] = item.path.stem.removeprefix("test_")
@@ -129,6 +135,10 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         runner = Runner(session.config, Path(folder))
         for name, work in works.items():
             runner.run(work, selected[name], tables[name].replace("_", "-"))
+
+
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 class Runner:

@@ -43,7 +43,8 @@ class ServerWork(Work):
             self,
             count=max(self.count // 4, least),
             fewer={rival: max(count // 4, least) for rival, count in self.fewer.items()},
-            idle=self.idle // 4,
+            # One round: the memory of so many connections is what is asked for.
+            idle=self.idle if self.rounds == 1 else self.idle // 4,
         )
 
 

@@ -202,9 +202,9 @@ int main(int argc, char **argv) {
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    if ((poller = epoll_create1(EPOLL_CLOEXEC)) < 0)
-        die("epoll_create1");
     connection_t listener = {.fd = listen_at(argv[2], two)}, runner = {.fd = 0};
+    if ((poller = epoll_create1(EPOLL_CLOEXEC)) < 0) /* each of two has its own */
+        die("epoll_create1");
     watch(&listener, EPOLL_CTL_ADD, EPOLLIN);
     watch(&runner, EPOLL_CTL_ADD, EPOLLIN);
     for (;;) {
