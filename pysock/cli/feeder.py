@@ -12,9 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .. import Error
 from . import DISCONNECTED, Failure
-from .signals import PARTING
+from .signals import GONE, PARTING
 
 if TYPE_CHECKING:
     from ..remote import Process
@@ -71,7 +70,7 @@ class Feeder:
 
     def _run(self) -> None:
         # What goes wrong with the command or the connection, who reads its output is told.
-        with self._told, contextlib.suppress(Error, OSError, EOFError):
+        with self._told, contextlib.suppress(*GONE):
             try:
                 self._pass_on()
             except Failure as exc:

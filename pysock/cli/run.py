@@ -30,7 +30,7 @@ from .remote_options import (
     start_failure,
 )
 from .signals import PARTING, Interrupts
-from .terminal import interact, status_of, window_size, write_all
+from .terminal import GivenUp, interact, status_of, window_size, write_all
 
 __all__ = ["Control"]
 
@@ -138,6 +138,9 @@ def run(options: argparse.Namespace) -> int:
                 interact(process, stdin=stdin, stdout=stdout, signals=control.signals)
             else:
                 _pass_on(process, stdin)
+        except GivenUp:
+            remote.close()  # or the command's end would be waited for
+            raise
         except (Error, OSError, EOFError) as exc:
             raise failure_of(exc) from None
     if control.gave_up:

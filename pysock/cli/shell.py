@@ -29,7 +29,7 @@ from .remote_options import (
 from .shell_prompt import open_prompt
 from .shell_state import Place, Report
 from .signals import Interrupts
-from .terminal import interact, kept_terminal, status_of, window_size, write_all
+from .terminal import GivenUp, interact, kept_terminal, status_of, window_size, write_all
 
 DESCRIPTION = """\
 Run commands on another machine, or as another user, line by line: each line goes to the
@@ -120,7 +120,11 @@ def _full_screen(remote: RemoteClient, command: list[str]) -> int:
         raise start_failure(exc, remote, command[0] if command else "") from None
     try:
         with process:
-            return interact(process, stdin=descriptor_of(sys.stdin))
+            try:
+                return interact(process, stdin=descriptor_of(sys.stdin))
+            except GivenUp:
+                remote.close()  # or the command's end would be waited for
+                raise
     except (Error, OSError, EOFError) as exc:
         raise failure_of(exc) from None
 

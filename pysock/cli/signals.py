@@ -15,9 +15,11 @@ from .. import Error
 if TYPE_CHECKING:
     from ..remote import Process
 
-__all__ = ["PARTING", "Handlers", "Interrupts", "Signals"]
+__all__ = ["GONE", "PARTING", "Handlers", "Interrupts", "Signals"]
 
 PARTING = 1.0  # seconds to wait for a thread that may stand before a silent connection
+# What a command's methods raise when it, or the connection, has ended meanwhile.
+GONE = (Error, OSError, EOFError, RuntimeError, ValueError)
 AGAIN = 0.1  # seconds until the main thread is woken again, which has shown no sign
 MOST = 4096  # signals that are taken at once
 ON_CTRL_C = ("INT", "TERM", "KILL")
@@ -177,7 +179,7 @@ class Interrupts:
     def send(self, name: str) -> None:
         """Send the command a signal; that it or the connection has ended, others tell."""
         if self._process is not None:
-            with contextlib.suppress(Error, OSError, EOFError):
+            with contextlib.suppress(*GONE):
                 self._process.send_signal(name)
 
     @property

@@ -14,10 +14,9 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from .. import Error
 from . import DISCONNECTED, FAILED, MISUSED, Failure, NoReader
 from .feeder import Feeder
-from .signals import Handlers, Signals
+from .signals import GONE, Handlers, Signals
 
 if TYPE_CHECKING:
     from ..remote import Process
@@ -28,6 +27,7 @@ except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
 __all__ = [
+    "GivenUp",
     "interact",
     "kept_terminal",
     "raw_terminal",
@@ -40,6 +40,10 @@ ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT")  # end a program that does not handle 
 
 _RESIZING = ("SIGWINCH", "SIGCONT")  # after these the window may have another size
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6  # places in a terminal's settings
+
+
+class GivenUp(Failure):
+    """Whoever types wants to wait no longer, for the server neither."""
 
 
 def window_size() -> tuple[int, int]:
@@ -219,7 +223,8 @@ def interact(
         The exit status as a shell tells it.
 
     Raises:
-        Failure: it was given up by `~.`, the output cannot be written, or the input read.
+        GivenUp: by `~.`.
+        Failure: the output cannot be written, or the input read.
         NoReader: nobody reads the output.
         ConnectionClosed, OSError: the connection was lost.
     """
@@ -251,14 +256,14 @@ def _tell_size(process: Process, number: int = 0) -> None:
     """Tell the window's size, where signal *number* says that it may have changed."""
     if not number or signal.Signals(number).name in _RESIZING:
         # How the command or the connection has ended, the thread that reads is told.
-        with contextlib.suppress(Error, OSError, EOFError):
+        with contextlib.suppress(*GONE):
             process.resize(*window_size())
 
 
 def _obey(signals: Signals, wish: str) -> None:
     """Do what was typed after a tilde."""
     if wish == "leave":
-        signals.throw(Failure("given up by ~.", DISCONNECTED))
+        signals.throw(GivenUp("given up by ~.", DISCONNECTED))
     else:
         os.kill(0, signal.SIGTSTP)  # the whole job, as Ctrl-Z does
 

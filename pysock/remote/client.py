@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from .. import Client, FrameTooLarge, RemoteError
+from .. import Client, RemoteError
 from .collecting import Sink, sink_of
+from .fields import MOST_FIELDS
 from .link import Expired, Link
 from .process import Process
 from .protocol import FRAMING, Entry, Exec
@@ -20,6 +21,7 @@ from .protocol import FRAMING, Entry, Exec
 __all__ = ["Completed", "RemoteClient"]
 
 _MAX_OUTPUT = 256 * 1024 * 1024
+_MOST_WORDS = MOST_FIELDS - 16  # beside them a message has other fields
 
 
 class Completed(subprocess.CompletedProcess[Any]):
@@ -300,11 +302,12 @@ class RemoteClient:
             merge=stderr == subprocess.STDOUT,
             quiet=0 if pty else quiet,
         )
-        try:
-            return Process(self._link, args, command.encode(), source, deadline)
-        except FrameTooLarge:
+        message = command.encode()
+        words = len(command.argv) + len(command.env)
+        if len(message) > FRAMING.max_frame or words > _MOST_WORDS:
             program = os.fsdecode(command.argv[0]) if command.argv else "/bin/sh"
-            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), program) from None
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), program)
+        return Process(self._link, args, message, source, deadline)
 
     # ---------------------------------------------------------------- files
 

@@ -79,6 +79,7 @@ class Conversation:
     def __init__(self, server: bool) -> None:
         self.server = server
         self.state = State.NEW
+        self.asked: Exec | Put | Get | None = None  # what was begun last
         self.window = 0  # bytes of input that the client may send at present
         self.started = False  # whether the command has
         self.wants_input = False  # whether STDIN may come
@@ -162,11 +163,13 @@ class Conversation:
     def _begin(self, kind: Kind, body: bytes) -> None:
         self._step = 0
         if kind is Kind.PUT:
-            self._of_file = Put.decode(body).entry.type != "d"
+            self.asked = put = Put.decode(body)
+            self._of_file = put.entry.type != "d"
         elif kind is Kind.GET:
-            self._of_file = not Get.decode(body).listing
+            self.asked = get = Get.decode(body)
+            self._of_file = not get.listing
         else:
-            command = Exec.decode(body)
+            self.asked = command = Exec.decode(body)
             self.started = self._deaf = False
             self.wants_input = command.stdin
             self._terminal = command.pty is not None

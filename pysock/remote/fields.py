@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 from ..errors import FramingError
 
-__all__ = ["collect", "cut", "fixed", "pack", "text_of", "without_nul"]
+__all__ = ["MOST_FIELDS", "collect", "cut", "fixed", "pack", "text_of", "without_nul"]
+
+MOST_FIELDS = 65536  # so that reading a message takes no time worth mentioning
 
 _FIELD = struct.Struct(">BI")
 
@@ -38,7 +40,9 @@ def _unpack(what: str, body: bytes) -> Iterator[tuple[int, bytes]]:
 def collect(what: str, body: bytes, single: int, several: int = 0) -> dict[int, list[bytes]]:
     """Return the fields by tag; *single* and *several* are masks of the tags known."""
     found: dict[int, list[bytes]] = {}
-    for tag, value in _unpack(what, body):
+    for count, (tag, value) in enumerate(_unpack(what, body)):
+        if count == MOST_FIELDS:
+            raise FramingError(f"{what} has more than {MOST_FIELDS} fields")
         bit = 1 << tag
         if not bit & (single | several):
             raise FramingError(f"{what} has a field {tag}, which nobody knows")

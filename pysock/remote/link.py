@@ -130,7 +130,11 @@ class Link:
         with self._guard:
             if self._owner is not owner or self.state is not State.RUNNING or self.closed:
                 return False
-            self.send(message)
+            try:
+                self.send(message)
+            except (ConnectionClosed, OSError):
+                self.close()  # who receives will hear of it
+                return False
             return True
 
     def room(self, owner: object) -> int:

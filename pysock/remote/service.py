@@ -145,19 +145,18 @@ class Service:
         if kind is Kind.PING:
             return Kind.PONG(body)
         if talk.state in (State.RUNNING, State.PUTTING, State.GETTING):
-            refusal = self._take(talk, kind, body)
+            refusal = self._take(talk)
             return None if refusal is None else refusal.encode()
         return None
 
-    def _take(self, talk: Talk, kind: Kind, body: bytes) -> Refusal | None:
+    def _take(self, talk: Talk) -> Refusal | None:
         """Do what a client asks for, if it may and there is room; return why not."""
-        asked: Exec | Put | Get
+        asked = talk.conversation.asked
         peer = getattr(talk.connection, "client_address", None)
-        if kind is Kind.EXEC:
-            asked = Exec.decode(body)
+        if isinstance(asked, Exec):
             request = request_of(asked, talk.user, peer)
         else:
-            asked = Put.decode(body) if kind is Kind.PUT else Get.decode(body)
+            assert asked is not None
             what = "put" if isinstance(asked, Put) else "list" if asked.listing else "get"
             request = Request(talk.user, what, path=os.fsdecode(asked.path), peer=peer)
         refusal = self._refusal(request)

@@ -150,10 +150,6 @@ def variables(pid: int) -> frozenset[bytes]:
     return frozenset(word for word in found if word.startswith(b"PYSOCK_COMMAND="))
 
 
-def carries(pid: int, token: bytes) -> bool:
-    return token in variables(pid)
-
-
 def survivors(
     command: Command, table: dict[int, Seen], tokens: dict[int, frozenset[bytes]]
 ) -> set[int]:
@@ -299,6 +295,8 @@ class Spawner:
         control.settimeout(PATIENCE)
         (length,) = ORDER.unpack(receive(control, ORDER.size))
         order = Order(*marshal.loads(receive(control, length)))
+        if not is_waited_for(control):
+            raise ConnectionResetError(errno.ECONNRESET, "the server has given it up")
         process = start(order, stdio)
         control.settimeout(None)
         command = Command(order, process, control)
@@ -458,6 +456,13 @@ def receive(sock: socket.socket, count: int) -> bytes:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
+
+
+def is_waited_for(control: socket.socket) -> bool:
+    """Whether the server still waits for a command to start: it has nothing more to say."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        return not selector.select(0)
 
 
 def tell(sock: socket.socket, word: bytes, number: int, data: bytes = b"") -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-from .spawner import ORDER, REPLY, Order, carries
+from .spawner import ORDER, REPLY, Order, processes, send_to, variables
 
 __all__ = ["Spawned", "SpawnerGone", "Spawning"]
 
@@ -21,10 +21,12 @@ _PATIENCE = 30.0  # for a command to start: the machine may be very busy
 
 
 class SpawnerGone(Exception):
-    """The spawner has ended in the midst, and what became of a command is not known."""
+    """The spawner has ended in the midst, or does not answer."""
 
-    def __str__(self) -> str:
-        return "the server's spawner was killed: what became of the command is not known"
+    def __init__(self, what: str = "was killed") -> None:
+        super().__init__(
+            f"the server's spawner {what}: what became of the command is not known"
+        )
 
 
 class Spawned:
@@ -94,16 +96,16 @@ class Spawned:
             except ConnectionError:
                 part = b""
             if not part:
-                self._kill_orphan()
+                self._kill_orphans()
                 raise SpawnerGone
             parts += part
         return parts
 
-    def _kill_orphan(self) -> None:
-        """Kill a command whose spawner has gone, as far as it can still be known."""
-        if self.pid and carries(self.pid, self._token):
-            with contextlib.suppress(OSError):
-                os.killpg(self.pid, signal.SIGKILL)
+    def _kill_orphans(self) -> None:
+        """Kill what a command is whose spawner has gone, as far as that can be known."""
+        for pid, seen in processes().items() if self.pid else ():
+            if self._token in variables(pid):
+                send_to(pid, seen.started, signal.SIGKILL)
 
     def _started(self) -> None:
         """Wait until it has been started.
@@ -113,7 +115,10 @@ class Spawned:
             SpawnerGone: nobody knows.
         """
         self._control.settimeout(_PATIENCE)
-        word, number, data = self._hear()
+        try:
+            word, number, data = self._hear()
+        except TimeoutError:
+            raise SpawnerGone("does not answer") from None
         self._control.settimeout(None)
         if word == b"F":
             raise OSError(number, os.strerror(number), os.fsdecode(data) or None)
