@@ -31,6 +31,7 @@ def outcome(run: Any, args: Any, options: dict[str, Any]) -> Any:
         found = {**vars(exc), "type": type(exc), "text": str(exc), "__notes__": None}
         if isinstance(exc, OSError):
             found |= {"errno": exc.errno, "filename": exc.filename}
+        found.pop("remote", None)  # which side it is from
         return found
     except (TypeError, ValueError) as exc:
         return type(exc)

@@ -32,6 +32,10 @@ _LAST_WORDS = 0.25  # for a terminal's
 _LOOK = 30.0  # how often to ask whether a client that does not read still lives
 _SILENCE = 300_000  # milliseconds without a word of its system, after which it does not
 _LAST_ACK = 56  # where TCP_INFO has that
+_OF_LIMITS: dict[int, str] = {
+    signal.SIGXCPU: "it used up its processor time (limits)",
+    signal.SIGXFSZ: "it wrote a file that is too long (limits)",
+}
 _PIPE_SIZE = 256 * 1024
 _WORDS = 64  # of a client, before the command has its turn
 _TURNS = 16  # pieces of one stream before the others are looked at
@@ -467,6 +471,9 @@ class Command:
         if self._how is None:
             return
         self._forget(self.spawned.fileno())
+        how, number = self._how
+        if how != "exited" and number in _OF_LIMITS:
+            self.reason = self.reason or _OF_LIMITS[number]
         if self.streams.terminal:
             self._cut_at = time.monotonic() + _LAST_WORDS
         elif self.reason or self._how == ("killed", signal.SIGKILL):

@@ -75,6 +75,12 @@ class Link:
             try:
                 self.send(version())
                 self.receive()
+            except (ConnectionClosed, ConnectionError) as exc:
+                self.close()
+                raise ConnectionClosed(
+                    "the server closed the connection at once: it may want a key (authkey=), "
+                    "not trust this address, or be no server of remote commands; its log tells"
+                ) from exc
             except BaseException:
                 self.close()
                 raise
@@ -262,5 +268,7 @@ class Link:
 def failure_of(refusal: Refusal) -> OSError | RemoteError:
     """Return the exception for a server's ERROR."""
     if refusal.code == "os":
-        return refusal.os_error()
+        error = refusal.os_error()
+        error.remote = True  # type: ignore[attr-defined]  # it is not this machine's
+        return error
     return RemoteError(refusal.text, refusal.code)

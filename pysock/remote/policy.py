@@ -189,13 +189,22 @@ def shown(text: str, longest: int = LONGEST_SHOWN) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
+def peer_of(request: Request) -> str:
+    """Return a client's address as an audit line has it."""
+    peer = request.peer
+    if not isinstance(peer, tuple):
+        return str(peer or "-")
+    host = str(peer[0]).removeprefix("::ffff:")
+    return f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1]}"
+
+
 def command_line(request: Request, longest: int = LONGEST_AUDITED) -> str:
     """Return what is run, as an audit line has it."""
     if request.kind != "run":
         return shown(f"{request.kind} {request.path}", longest)
-    if request.shell is not None:
-        return shown(f"sh -c {shlex.quote(request.shell)}", longest)
-    return shown(shlex.join(request.argv), longest)
+    words = request.argv if request.shell is None else ("sh", "-c", request.shell)
+    folder = f" (in {request.cwd})" if request.cwd else ""
+    return shown(shlex.join(words) + folder, longest)
 
 
 def denied(request: Request) -> Refusal:

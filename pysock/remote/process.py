@@ -149,11 +149,12 @@ class Process:
     def _lose(self, exc: Error | OSError) -> None:
         """Note that nothing more comes; tell of a lost connection what that means."""
         self._failure = exc
-        if self._link.state is State.RUNNING or isinstance(exc, ConnectionClosed):
+        lost = self._link.state is State.RUNNING or isinstance(exc, ConnectionClosed)
+        if lost:
             self._link.close()
         with self._changed:
             self._changed.notify_all()
-        if isinstance(exc, ConnectionClosed | ConnectionError):
+        if lost and isinstance(exc, ConnectionClosed | ConnectionError):
             self._check()
 
     # ---------------------------------------------------------------- input

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING
 from .. import Connection, ConnectionClosed, FramingError
 from .command import Command, Streams
 from .conversation import State
-from .policy import Request, Rule, command_line, denied, environment, request_of, shown
+from .policy import (
+    Request,
+    Rule,
+    command_line,
+    denied,
+    environment,
+    peer_of,
+    request_of,
+    shown,
+)
 from .protocol import Exec, Exit, Get, Kind, Put, Refusal, version
 from .spawner import Order
 from .spawning import SpawnerGone, Spawning
@@ -217,7 +226,8 @@ class Service:
         except PermissionError as exc:
             _audit(request, "refused")
             return Refusal("refused", str(exc))
-        cwd = os.path.join(self._cwd or env[b"HOME"], asked.cwd)
+        home = env[b"HOME"] if os.path.isdir(env[b"HOME"]) else b"/"
+        cwd = os.path.join(self._cwd or home, asked.cwd)
         argv = [b"/bin/sh", b"-c", asked.shell] if asked.shell is not None else [*asked.argv]
         order = Order(argv, cwd, env, self._limits, asked.pty is not None, token)
         try:
@@ -230,7 +240,7 @@ class Service:
             try:
                 spawned = self.spawning.spawn(order, streams.theirs)
             except OSError as exc:
-                outcome = "not started"
+                outcome = f"not started: {exc.strerror}"
                 return Refusal.of(exc, os.fsencode(exc.filename or ""))
             streams.close_theirs()
             command = Command(talk, spawned, streams, self._time_limit, self._max_output)
@@ -263,7 +273,7 @@ def _audit(
     logger.info(
         "user=%s peer=%s %s: %s, %d bytes in, %d out, %d err, %.3f s",
         shown(request.user) or "-",
-        shown(str(request.peer or "-")),
+        shown(peer_of(request)),
         command_line(request),
         shown(outcome),
         *counts,

@@ -222,7 +222,9 @@ def preparation(order: Order) -> Callable[[], None] | None:
         if order.terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         for what, number in order.limits:
-            resource.setrlimit(what, (number, number))
+            # XCPU comes first, so that it can be told why; KILL a second later.
+            more = 1 if what == resource.RLIMIT_CPU else 0
+            resource.setrlimit(what, (number, number + more))
 
     return prepare
 
