@@ -401,7 +401,7 @@ def _collect(process: Process, sinks: dict[str, Sink], deadline: float | None) -
 def _finish(process: Process, sinks: dict[str, Sink]) -> None:
     """Kill a command, and take what it has written until then."""
     process.kill()
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + process.last_words
     while True:
         try:
             _collect(process, sinks, deadline)
@@ -409,6 +409,7 @@ def _finish(process: Process, sinks: dict[str, Sink]) -> None:
         except _TooMuch:
             continue
         except (Expired, OSError, EOFError):
+            process.give_up()
             return
 
 

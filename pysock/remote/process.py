@@ -19,7 +19,6 @@ from .protocol import CHUNK, SIGNALS, Exit, Kind, eof, resize
 __all__ = ["Process"]
 
 _MOST_KEPT = 64 * 1024 * 1024  # bytes of output that come while input is written
-_LAST_WORDS = 5.0  # seconds that a command which is killed has to end
 _CHANNELS = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr"}
 
 
@@ -31,6 +30,8 @@ class Process:
     calls `write`, `send_signal` and the like.  Leaving a `with` block before the command's
     end kills it, and all that it has started.
     """
+
+    last_words = 5.0  # seconds that a command which is killed has to end
 
     def __init__(
         self,
@@ -341,17 +342,22 @@ class Process:
 
     def close(self) -> None:
         """End the command if it still runs: it is killed, with all that it has started."""
-        if self.exit is not None or self._failure is not None:
+        if self.exit is not None or self._failure is not None or self._link.closed:
             return
         self._source = None
         try:
             self.kill()
-            self.wait(_LAST_WORDS)
+            self.wait(self.last_words)
         except (subprocess.TimeoutExpired, Error, OSError):
             self._link.close()  # which ends it too
         except BaseException:
             self._link.close()
             raise
+
+    def give_up(self) -> None:
+        """Drop the connection, which ends the command if it still runs."""
+        if self.exit is None:
+            self._link.abandon(self)
 
     def __repr__(self) -> str:
         state = "running" if self.returncode is None else f"returncode={self.returncode}"
