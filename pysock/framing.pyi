@@ -6,6 +6,7 @@ turns bytes, however they were cut, into messages and does no I/O.  A
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from socket import socket
 from ssl import SSLContext, SSLObject, SSLSocket
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, final, overload
@@ -436,6 +437,16 @@ class FrameStream:
 
         Raises: as `recv`; BufferError: *buffer* is too small, and the message
             is still there for the next call.
+        """
+    def recv_view(self) -> AbstractContextManager[memoryview, None]:
+        """Return a context manager that receives the next message, as a read-only memoryview.
+
+        A large message is received into memory that is used again and again, so that none
+        has to be got from the system each time.  The view is released at the end of the
+        block; a slice of it, or an array made from it, is good for as long as it is kept.
+        It keeps the memory of the whole message, which nothing is received into meanwhile.
+
+        Raises: as `recv`, where the block begins; RuntimeError: for a second block.
         """
     def recvfile(
         self, file: _Writer, progress: Callable[[int, int], object] | None = None

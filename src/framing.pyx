@@ -17,6 +17,7 @@ The parts of this one module, each built on those before it:
     decoder.pxi     Decoder
     turns.pxi       one thread at a time
     memory.pxi      how much the frames of a server's connections may take
+    pool.pxi        memory of large messages, used again
     records.pxi     TLS records, encrypted
     tls.pxi         what is in them
     ends.pxi        what is no socket: pipes, foreign objects
@@ -28,6 +29,7 @@ The parts of this one module, each built on those before it:
     passing.pxi     descriptors that come with messages, and records
     answer.pxi      a server's turn with a connection
     closing.pxi     how it ends
+    views.pxi       messages that are only looked at
     options.pxi     what can be set on a stream and asked of it
     stream.pxi      FrameStream: the calls that a user makes
     lead.pxi        who of several threads leads
@@ -108,6 +110,8 @@ cdef extern from "sockio.h" nogil:
     const bint GLANCE_TAKES
     long atomic_add(long *n, long value)
     long atomic_set(long *n, long value)
+    void *atomic_swap(void **slot, void *value)
+    bint atomic_put(void **slot, void *value)
     uint64_t word_read(uint64_t *word)
     bint word_change(uint64_t *word, uint64_t expected, uint64_t value)
     char *spare_take()
@@ -147,6 +151,7 @@ include "outgoing.pxi"
 include "decoder.pxi"
 include "turns.pxi"
 include "memory.pxi"
+include "pool.pxi"
 include "records.pxi"
 include "tls.pxi"
 include "ends.pxi"
@@ -158,6 +163,7 @@ include "files.pxi"
 include "passing.pxi"
 include "answer.pxi"
 include "closing.pxi"
+include "views.pxi"
 include "options.pxi"
 include "stream.pxi"
 include "lead.pxi"

@@ -9,7 +9,7 @@ Stats = namedtuple(
 )
 
 
-cdef class _Options(_Closer):
+cdef class _Options(_Viewer):
     """The attributes of a stream."""
 
     @property

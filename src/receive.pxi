@@ -35,14 +35,15 @@ cdef class _Receiver(_Buffer):
     cdef Head head            # of the frame that look() found
     cdef int outcome          # why look() said REFUSED
     cdef bint plain           # frames are, and all there is to a receive is bytes
-    # A large message while it is received: where it goes, how far it has come, and the
-    # bytes object behind it, which is NULL while that is the caller's own buffer.
+    # A large message while it is received: where it goes, how far it has come, and what is
+    # behind that: a bytes object, or a slab, or neither if it is the caller's own buffer.
     cdef Format format_then
     cdef bytes dropped        # the header that is not part of the message
     cdef char *into
     cdef Py_ssize_t into_room
     cdef Py_ssize_t got
     cdef PyObject *partial
+    cdef _Slab slab
     cdef object file          # what recvfile() is writing to, in mid-frame
     cdef bint file_checked    # its trailer
     cdef object file_rest     # what it took over from a receive, and has still to write
@@ -290,17 +291,26 @@ cdef class _Receiver(_Buffer):
 
         It goes to *into*, or where that is NULL to a new object.
         """
+        if into == NULL:
+            room = self.first_room()
+            into = self.new_partial(room)
+        return self.begin_at(into, room)
+
+    cdef Py_ssize_t first_room(self) except -1:
+        """Memory follows the bytes that came, not the length that was announced."""
         cdef Py_ssize_t size = self.message_size()
         cdef Py_ssize_t have = min(size, self.end - self.start - self.head.skip)
-        if into == NULL:
-            # Memory follows the bytes that came, not the length that was announced.
-            room = min(size, max(FIRST_ROOM, GROWTH * have))
-            if (
-                self.memory is not None and size > FREE_SIZE
-                and not self.charge(&self.charged, room)
-            ):
-                room = max(have, 1)
-            into = self.new_partial(room)
+        cdef Py_ssize_t room = min(size, max(FIRST_ROOM, GROWTH * have))
+        if (
+            self.memory is not None and size > FREE_SIZE
+            and not self.charge(&self.charged, room)
+        ):
+            room = max(have, 1)
+        return room
+
+    cdef int begin_at(self, char *into, Py_ssize_t room) except -1:
+        cdef Py_ssize_t have = min(
+            self.message_size(), self.end - self.start - self.head.skip)
         self.format_then = self.format
         self.dropped = self.buf[self.start:self.start + self.head.skip]
         self.into = into
@@ -320,6 +330,7 @@ cdef class _Receiver(_Buffer):
         self.into = NULL
         Py_XDECREF(self.partial)
         self.partial = NULL
+        self.slab = None
         self.uncharge(self.charged, 0)
 
     cdef Py_ssize_t next_room(self) noexcept:
@@ -354,16 +365,24 @@ cdef class _Receiver(_Buffer):
     cdef int grow(self) except -1:
         """Make room for more of the message, where it stands if the system can."""
         cdef Py_ssize_t room = self.next_room()
-        try:
-            _PyBytes_Resize(&self.partial, room)
-        except MemoryError:
-            # The bytes that had come went with the object: the stream has lost its step.
-            self.into = NULL
-            self.receive_error = -errno.ENOMEM
-            raise
-        self.into = PyBytes_AS_STRING(<object>self.partial)
+        if self.slab is not None:
+            self.slab.reserve(room)
+            self.into = self.slab.p
+        else:
+            try:
+                _PyBytes_Resize(&self.partial, room)
+            except MemoryError:
+                # What had come went with the object: the stream has lost its step.
+                self.into = NULL
+                self.receive_error = -errno.ENOMEM
+                raise
+            self.into = PyBytes_AS_STRING(<object>self.partial)
         self.into_room = room
         return 0
+
+    cdef bint is_own(self) noexcept:
+        """Whether the large message is in memory of the stream's own."""
+        return self.partial != NULL or self.slab is not None
 
     cdef int rescue(self) except -1:
         """Copy what came into the caller's buffer before it is let go."""
@@ -402,8 +421,12 @@ cdef class _Receiver(_Buffer):
     cdef bytes finish(self):
         """Hand over the large message."""
         cdef bytes message
-        self.check_finished()
-        message = <bytes>self.partial
+        if self.slab is not None:
+            message = self.into[:self.got]  # recv_view() had begun it, and was stopped
+            self.check_finished()
+        else:
+            self.check_finished()
+            message = <bytes>self.partial
         self.drop_partial()
         return message
 
@@ -455,7 +478,7 @@ cdef class _Receiver(_Buffer):
                 if self.into == NULL and self.is_large():
                     self.begin(p, size)
                 if self.into != NULL and self.is_finished():
-                    if self.partial != NULL:
+                    if self.is_own():
                         memcpy(p, self.into, size)
                     self.check_finished()
                     self.drop_partial()

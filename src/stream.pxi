@@ -141,7 +141,7 @@ cdef class FrameStream(_Options):
                 return self.next_into(<char *>view.buf, view.len, &until)
             finally:
                 try:
-                    if self.into != NULL and self.partial == NULL:
+                    if self.into != NULL and not self.is_own():
                         self.rescue()
                 finally:
                     self.leave_receiving()

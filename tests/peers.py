@@ -384,6 +384,11 @@ def _many(conn: Connection) -> bytes:
     return message
 
 
+def _view(conn: Connection) -> bytes:
+    with conn.recv_view() as view:
+        return bytes(view)
+
+
 class _IntoFile:
     """recvfile() goes on with its file, and with a new one for another connection."""
 
@@ -404,6 +409,7 @@ RECEIVERS: dict[str, Callable[[], Callable[[Connection], bytes]]] = {
     "next": lambda: next,
     "recv_many": lambda: _many,
     "recv_into": lambda: _into,
+    "recv_view": lambda: _view,
     "recvfile": _IntoFile,
 }
 

@@ -67,7 +67,7 @@ def test_recv_goes_on_after_a_timeout_inside_a_frame(few_ends, receive, message)
 
 
 @pytest.mark.parametrize("then", RECEIVERS)
-@pytest.mark.parametrize("first", ["recv", "next", "recv_many", "recv_into"])
+@pytest.mark.parametrize("first", ["recv", "next", "recv_many", "recv_into", "recv_view"])
 def test_any_call_goes_on_where_another_timed_out(few_own_ends, first, then):
     """P06"""
     conn, peer = few_own_ends[0].connection(timeout=SHORT), few_own_ends[1]

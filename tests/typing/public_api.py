@@ -89,6 +89,8 @@ def streams(sock: socket.socket) -> None:
     assert_type(stream.recv(), bytes)
     assert_type(stream.recv_many(limit=10), list[bytes])
     assert_type(stream.recv_into(bytearray(10)), int)
+    with stream.recv_view() as view:
+        assert_type(view, memoryview)
     assert_type([message for message in stream], list[bytes])  # noqa: C416
     assert_type(stream.request(b"question"), bytes)
     assert_type(stream.request_many([b"one", b"two"]), list[bytes])
