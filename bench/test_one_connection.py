@@ -7,6 +7,8 @@ from interleave import Work
 MiB = 1024 * 1024
 SPIN = 50e-6
 ALL = ("c", "pysock", "multiprocessing", "pyzmq", "python", "c_again")
+INTO = ("c", "pysock", "multiprocessing", "python", "c_again")
+ONLY_C = ("c", "pysock", "c_again")
 
 # The counts make a round of about 0.1 s: long beside the clock, short beside the
 # moods of a noisy machine.  A quarter of one must still be whole batches (1000 in
@@ -83,14 +85,12 @@ WORKS = [
     ),
     Work("stream_16k", "stream", ALL, 8000, 16 * 1024),
     Work("stream_1m", "stream", ALL, 200, MiB, fewer={"multiprocessing": 60}),
+    Work("stream_1m_into", "stream_into", INTO, 200, MiB, fewer={"multiprocessing": 60}),
+    Work("stream_1m_view", "stream_view", ONLY_C, 200, MiB),
+    Work("stream_64m_into", "stream_into", INTO, 4, 64 * MiB),
+    Work("stream_64m_view", "stream_view", ONLY_C, 4, 64 * MiB),
     Work("echo_64m", "echo", ALL, 1, 64 * MiB),
-    Work(
-        "echo_64m_into",
-        "echo_into",
-        ("c", "pysock", "multiprocessing", "python", "c_again"),
-        1,
-        64 * MiB,
-    ),
+    Work("echo_64m_into", "echo_into", INTO, 1, 64 * MiB),
     Work("import", "import", ("socket", "pysock", "socket_again"), 3),
 ]
 

@@ -330,6 +330,14 @@ static void stream_large_server(peer_t *peer, round_t *round) {
     flush(peer);
 }
 
+static void stream_into_server(peer_t *peer, round_t *round) {
+    size_t n;
+    for (long i = 0; i < round->count; i++)
+        sink += (unsigned char)*next_large(peer, round->buffer, &n) + n;
+    put(peer, "ok", 2);
+    flush(peer);
+}
+
 static void echo_server(peer_t *peer, round_t *round) {
     size_t n;
     (void)round;
@@ -359,6 +367,8 @@ static const struct {
     {"stream_many", stream_small_client, stream_small_server, stream_many_own_server},
     {"stream_each", stream_small_client, stream_small_server, stream_each_own_server},
     {"stream", stream_client, stream_large_server, NULL},
+    {"stream_into", stream_client, stream_into_server, NULL},
+    {"stream_view", stream_client, stream_into_server, NULL},
     {"echo", echo_client, echo_server, NULL},
     {"echo_into", echo_into_client, echo_into_server, NULL},
 };

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from time import perf_counter
 from typing import Any, Protocol
@@ -140,6 +141,21 @@ def stream_server(conn: Conn, options: Options) -> None:
     conn.send(b"ok")
 
 
+def stream_into_server(conn: Conn, options: Options) -> None:
+    buffer = one_buffer(options.size)
+    recv_into = conn.recv_into
+    for _ in range(options.count):
+        recv_into(buffer)
+    conn.send(b"ok")
+
+
+def stream_view_server(conn: Any, options: Options) -> None:
+    for _ in range(options.count):
+        with conn.recv_view():
+            pass
+    conn.send(b"ok")
+
+
 def echo_client(conn: Conn, options: Options, message: bytes) -> None:
     for _ in range(options.count):
         reply = None  # the one before is given up first, as C frees it
@@ -149,7 +165,7 @@ def echo_client(conn: Conn, options: Options, message: bytes) -> None:
 
 
 def echo_into_client(conn: Conn, options: Options, message: bytes) -> None:
-    buffer = bytearray(options.size)
+    buffer = one_buffer(options.size)
     for _ in range(options.count):
         conn.send(message)
         size = conn.recv_into(buffer)
@@ -157,7 +173,7 @@ def echo_into_client(conn: Conn, options: Options, message: bytes) -> None:
 
 
 def echo_into_server(conn: Conn, options: Options) -> None:
-    buffer = bytearray(options.size)
+    buffer = one_buffer(options.size)
     view = memoryview(buffer)
     while True:
         conn.send(view[: conn.recv_into(buffer)])
@@ -198,6 +214,8 @@ WORKS: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {
     "stream_many": (stream_small_client, stream_many_server),
     "stream_each": (stream_small_client, stream_each_server),
     "stream": (stream_client, stream_server),
+    "stream_into": (stream_client, stream_into_server),
+    "stream_view": (stream_client, stream_view_server),
     "echo": (echo_client, pingpong_server),
     "echo_into": (echo_into_client, echo_into_server),
     "handshakes": (handshakes_client, serving_server),
@@ -206,6 +224,12 @@ WORKS: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {
     "put": (put_client, serving_server),
     "get": (get_client, serving_server),
 }
+
+
+@cache
+def one_buffer(size: int) -> bytearray:
+    """Return the same buffer in all rounds, as C has it: a new one costs time."""
+    return bytearray(size)
 
 
 def check(reply: Any, options: Options) -> None:
