@@ -114,6 +114,8 @@ cdef extern from "sockio.h" nogil:
     bint atomic_put(void **slot, void *value)
     uint64_t word_read(uint64_t *word)
     bint word_change(uint64_t *word, uint64_t expected, uint64_t value)
+    const bint MEMORY_IS_LAZY
+    void memory_in_large_pages(char *p, Py_ssize_t n)
     char *spare_take()
     void spare_give(char *p)
 

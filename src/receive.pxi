@@ -15,6 +15,8 @@ cdef enum:
     HEAD_ROOM = 2 * 1024      # read ahead of the frame that follows a large one
     FIRST_ROOM = 128 * 1024   # allocated for a large message before its bytes arrive
     GROWTH = 4                # then as many times what has arrived
+    HUGE = 32 * 1024 * 1024   # longer ones have pages that malloc() gives to nobody else:
+    HUGE_FROM = 8 * 1024 * 1024  # large ones, when there is to be room for so much
 
 
 cdef double MEMORY_TICK = 0.01  # for a thread that waits for memory
@@ -365,18 +367,24 @@ cdef class _Receiver(_Buffer):
     cdef int grow(self) except -1:
         """Make room for more of the message, where it stands if the system can."""
         cdef Py_ssize_t room = self.next_room()
+        cdef Py_ssize_t held = room
+        if MEMORY_IS_LAZY and self.message_size() > HUGE and room >= HUGE_FROM:
+            # To move large pages would break them up: no further than here it is moved.
+            held = self.message_size()
         if self.slab is not None:
-            self.slab.reserve(room)
+            self.slab.reserve(held)
             self.into = self.slab.p
-        else:
+        elif PyBytes_GET_SIZE(<object>self.partial) < held:
             try:
-                _PyBytes_Resize(&self.partial, room)
+                _PyBytes_Resize(&self.partial, held)
             except MemoryError:
                 # What had come went with the object: the stream has lost its step.
                 self.into = NULL
                 self.receive_error = -errno.ENOMEM
                 raise
             self.into = PyBytes_AS_STRING(<object>self.partial)
+        if held > HUGE:
+            memory_in_large_pages(self.into, held)
         self.into_room = room
         return 0
 

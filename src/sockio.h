@@ -179,6 +179,7 @@ static inline int word_change(uint64_t *word, uint64_t from, uint64_t to) {
 #ifdef __linux__
 #include <linux/sockios.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #endif
 
@@ -460,6 +461,20 @@ static inline int atomic_put(void **slot, void *value) {
     return __atomic_compare_exchange_n(
         slot, &none, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
+#endif
+
+/* Memory takes its place when it is touched, and much of it costs less in large pages. */
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+#define MEMORY_IS_LAZY 1
+static inline void memory_in_large_pages(char *p, Py_ssize_t n) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t start = ((uintptr_t)p + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)p + (uintptr_t)n) & ~(page - 1);
+    if (start < end && madvise((void *)start, end - start, MADV_HUGEPAGE)) { /* as it is */ }
+}
+#else
+#define MEMORY_IS_LAZY 0
+static inline void memory_in_large_pages(char *p, Py_ssize_t n) { (void)p; (void)n; }
 #endif
 
 /* ------------------------------------------------------------------- shared */

@@ -54,6 +54,31 @@ assert resident() - before < (1 << 20), resident() - before
 
 
 @linux
+@pytest.mark.parametrize("call", ["conn.recv()", "conn.recv_view().__enter__()"])
+@pytest.mark.parametrize("came", [1, 3, 9, 33])
+def test_much_of_what_was_announced_and_then_silence(came, call):
+    """H05: no more than twice what came, in MiB"""
+    code = f"""
+before = resident()
+b.sendall(LengthField().pack_header(64 << 20))
+writing = threading.Thread(target=b.sendall, args=[memoryview(bytes({came} << 20))])
+writing.start()
+conn.timeout = 0.3
+while True:
+    try:
+        {call}
+    except TimeoutError:
+        if not writing.is_alive():
+            break
+writing.join()
+del writing
+assert conn.pending == {came} << 20
+assert resident() - before < (2 * {came} + 1) << 20, resident() - before
+"""
+    assert run_python(RESIDENT + code) == ""
+
+
+@linux
 def test_many_connections_that_announce_much_and_then_silence():
     """H04: 200 of them, 128 KiB each and no more"""
     code = """
