@@ -177,6 +177,7 @@ CALLS: dict[str, Any] = {
     "next": lambda client: next(client),
     "recv_many": lambda client: client.recv_many(),
     "recv_into": lambda client: client.recv_into(bytearray(9)),
+    "recv_view": lambda client: client.recv_view().__enter__(),
     "send": lambda client: client.send(b"x"),
     "send_many": lambda client: client.send_many([b"x"]),
     "request": lambda client: client.request(b"x"),

@@ -398,6 +398,7 @@ USES: dict[str, Any] = {
     "next": next,
     "recv_many": FrameStream.recv_many,
     "recv_into": lambda conn: conn.recv_into(bytearray(9)),
+    "recv_view": lambda conn: conn.recv_view().__enter__(),
     "send": lambda conn: conn.send(b"x"),
     "send_many": lambda conn: conn.send_many([b"x"]),
     "flush": FrameStream.flush,
@@ -442,6 +443,7 @@ for use in (
     lambda conn: conn.detach(), lambda conn: conn.shutdown(1), lambda conn: conn.flush(),
     lambda conn: conn.recv_into(bytearray(1)), lambda conn: pysock.wait([conn], 0),
     lambda conn: conn.send_many([b"x"]), lambda conn: conn.request_many([b"x"]),
+    lambda conn: conn.recv_view().__enter__(),
 ):
     try:
         use(Forgetful())

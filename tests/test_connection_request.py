@@ -164,6 +164,7 @@ def test_late_reply_is_handed_out_by_recv_and_counted_down(ends):
 RECEIVED: dict[str, Callable[[Connection], Any]] = {
     "recv_many": lambda conn: conn.recv_many(),
     "recv_into": lambda conn: conn.recv_into(bytearray(9)),
+    "recv_view": lambda conn: conn.recv_view().__enter__(),
     "next": next,
 }
 

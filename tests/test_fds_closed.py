@@ -55,6 +55,8 @@ def test_every_other_call_closes_them(both, files):
     assert next(sent()) == bytes(100)
     assert sent().recv_many(1) == [bytes(100)]
     assert sent().recv_into(bytearray(100)) == 100
+    with sent().recv_view() as view:
+        assert view == bytes(100)
     assert sent().recvfile(io.BytesIO()) == 100
     assert opened() == before
     sent()
@@ -85,6 +87,7 @@ def test_large_message_received_without_them(plain, files):
     for receive in (
         other.recv,
         lambda: other.recv_into(bytearray(500_000)),
+        lambda: other.recv_view().__enter__(),
         lambda: other.recvfile(io.BytesIO()),
     ):
         frame = FIELD.encode(bytes(500_000))

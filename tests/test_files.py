@@ -411,6 +411,7 @@ def test_recvfile_that_timed_out_is_continued_only_by_itself(few_ends):
         conn.recv_many,
         lambda: next(conn),
         lambda: conn.recv_into(bytearray(100_000)),
+        conn.recv_view().__enter__,
         lambda: conn.recvfile(io.BytesIO()),
     ):
         with pytest.raises(FramingError, match="recvfile"):

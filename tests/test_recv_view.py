@@ -123,6 +123,8 @@ def test_view_is_the_message(ends, size):
                 assert (view.readonly, view.format, view.ndim) == (True, "B", 1)
                 assert view.nbytes == size
                 assert view == message
+                with pytest.raises(TypeError, match="read-only"):
+                    view[:] = message
         assert conn.recv() == b"next"
     assert conn.stats.messages_in == 3
     assert conn.pending == 0

@@ -383,6 +383,7 @@ def use():
     for call in (
         conn.recv, conn.recv_many, conn.flush, conn.detach, lambda: next(conn),
         lambda: conn.recv_into(bytearray(9)), lambda: conn.send(b"x"),
+        conn.recv_view().__enter__,
         lambda: conn.send_many([b"x"]), lambda: conn.request(b"x"),
         lambda: conn.request_many([b"x"]), lambda: conn.shutdown(socket.SHUT_WR),
         lambda: pysock.wait([conn], 0), lambda: pysock.wait([other, conn]),

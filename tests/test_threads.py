@@ -258,14 +258,15 @@ def test_receiving_inside_recvfile_is_an_error_and_no_deadlock(ends):
     errors = []
 
     def meddle(so_far: int, size: int) -> None:
-        for call in (conn.recv, conn.recv_many, lambda: next(conn), lambda: conn.request(b"")):
+        calls = (conn.recv, conn.recv_many, conn.recv_view().__enter__, conn.__next__)
+        for call in (*calls, lambda: conn.request(b"")):
             with pytest.raises(RuntimeError) as told:
                 call()
             errors.append(told.value)
 
     file = io.BytesIO()
     assert conn.recvfile(file, meddle) == 4
-    assert len(errors) == 4
+    assert len(errors) == 5
     assert file.getvalue() == b"file"
     assert conn.recv() == b"next"
 
