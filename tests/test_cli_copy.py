@@ -147,7 +147,10 @@ def test_what_is_no_file_is_told_and_left_out(served, ran):
 def test_files_that_exist_are_left_alone_if_that_is_wanted(served, ran):
     fill(Path(), {"a": b"new", "b": b"new"})
     fill(served, {"a": b"old"})
-    assert ran("put", "--no-overwrite", "a", "b", ".") == (1, "pysock put: a: File exists\n")
+    assert ran("put", "--no-overwrite", "a", "b", ".") == (
+        1,
+        "pysock put: server: a: File exists\n",
+    )
     assert contents(served) == {"a": b"old", "b": b"new"}
     status, said = ran("get", "--no-overwrite", "a", ".")
     assert status == 1
@@ -221,15 +224,53 @@ def test_what_fails_is_told_and_the_others_are_copied(served, ran):
     )
     assert ran("get", "nope", "a", ".") == (
         1,
-        "pysock get: nope: No such file or directory\n",
+        "pysock get: server: nope: No such file or directory\n",
     )
     assert ran("put", ".", "x") == (1, "pysock put: . is a folder: -r copies it\n")
     (served / "sub").mkdir()
-    assert ran("get", "sub", "x") == (1, "pysock get: sub: Is a directory\n")
+    assert ran("get", "sub", "x") == (1, "pysock get: server: sub is a folder: -r copies it\n")
     assert ran("get", "-r", "nope", "x") == (
         1,
-        "pysock get: nope: No such file or directory\n",
+        "pysock get: server: nope: No such file or directory\n",
     )
+    assert ran("get", ".", "x")[0] == 1
+
+
+def test_names_that_look_like_options_follow_two_dashes(served, ran):
+    fill(Path(), {"-dash": b"one", "--": b"two"})
+    assert ran("put", "--", "-dash", "--", ".") == (0, "")
+    assert contents(served) == {"-dash": b"one", "--": b"two"}
+    os.mkdir("back")
+    assert ran("get", "--no-overwrite", "--", "-dash", "--", "back") == (0, "")
+    assert contents(Path("back")) == {"-dash": b"one", "--": b"two"}
+
+
+def test_what_is_no_file_here_is_refused_with_the_way_that_goes(served, ran):
+    fill(Path(), {"-": b"one"})
+    fill(served, {"a": b"two"})
+    os.mkfifo("pipe")
+    storing = "`pysock run --shell -- 'cat >FILE'` stores what it reads"
+    printing = "`pysock run -- cat FILE` prints one"
+    assert ran("put", "-", "b") == (
+        2,
+        f"pysock put: standard input is no file: {storing}; ./- is a file\n",
+    )
+    assert ran("put", "pipe", "b") == (
+        1,
+        f"pysock put: pipe is no regular file: {storing}\n",
+    )
+    assert ran("get", "a", "-") == (
+        2,
+        f"pysock get: standard output is no file: {printing}; ./- is a file\n",
+    )
+    assert ran("get", "a", "pipe") == (
+        2,
+        f"pysock get: pipe is no regular file: {printing}\n",
+    )
+    assert contents(served) == {"a": b"two"}
+    assert ran("put", "./-", "b") == (0, "")
+    assert ran("get", "a", "./-") == (0, "")
+    assert Path("-").read_bytes() == b"two"
 
 
 @pytest.mark.parametrize("path", ["../a", "/etc/a", "x/../../a", "x//a", "a.pysock-part"])
@@ -294,8 +335,7 @@ def test_server_without_files_is_one_line(tmp_path, monkeypatch, ran):
         for arguments in (["put", "a", "."], ["get", "a", "b"], ["get", "-r", "a", "b"]):
             status, said = ran(*arguments)
             assert status == 1
-            assert said.startswith(f"pysock {arguments[0]}: the server has no files")
-            assert said.count("\n") == 1
+            assert said == f"pysock {arguments[0]}: the server has no files (--files-root)\n"
         server.stop(0)
 
 

@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from pysock.cli import MISUSED, Failure
-from pysock.cli.options import as_count, as_number, as_seconds, as_size, format_of
+from pysock.cli.options import as_count, as_number, as_seconds, as_size, format_of, in_options
 from pysock.framing import Netstring
 
 
@@ -98,3 +98,21 @@ def test_format_that_cannot_be_is_misuse(name: str, max_frame: int | None, said:
     with pytest.raises(Failure, match=said) as caught:
         format_of(name, max_frame)
     assert caught.value.status == MISUSED
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no files (files_root=)", "no files (--files-root)"),
+        ("TERM, LANG (allow_env=)", "TERM, LANG (--allow-env)"),
+        ("pass allow_root=True", "pass --allow-root"),
+        ("pass tls= and authkey=, or", "pass --certificate and --authkey, or"),
+        ("pass tls=, or insecure=True", "pass --certificate, or --insecure"),
+        ("it took longer than 3 s (time_limit)", "it took longer than 3 s (--time-limit)"),
+        ("max_running is 0, expected", "--max-running is 0, expected"),
+        ("it is too long (limits)", "it is too long (--limit)"),
+        ("file max_output of limits", "file max_output of limits"),
+    ],
+)
+def test_arguments_of_the_library_are_told_as_options(text: str, said: str) -> None:
+    assert in_options(text) == said

@@ -19,6 +19,7 @@ from peers import Task
 from programs import LIMIT, until
 from pysock import tls
 from pysock.cli import main
+from pysock.remote.protocol import Exit, eof
 from runs import COMMAND, Served, ending, is_gone, line
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals of POSIX")
@@ -138,7 +139,8 @@ def test_reason_of_the_server_is_told(tmp_path):
         status, _, said = Served(tmp_path, server).run("--", "yes")
         server.stop(0)
     assert status == 128 + signal.SIGKILL
-    assert said.startswith("pysock run: the server has ended the command: it wrote more than")
+    text = "the server has ended the command: it wrote more than 100 bytes (--max-output)"
+    assert said == f"pysock run: {text}\n"
 
 
 # ------------------------------------------------------------ input
@@ -183,15 +185,27 @@ def test_closed_input_is_no_input(served):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"end\n", b"")
 
 
-def test_closed_output_goes_nowhere(served):
-    code = 'exec "$@" 1>&-'
+CLOSED = "cannot write the output: standard output is closed"
+
+
+@pytest.mark.parametrize(
+    ("closing", "script", "status", "said"),
+    [
+        ("1>&-", "echo a", 255, f"pysock run: {CLOSED}\n"),
+        ("1>&-", "echo b >&2; exit 3", 3, "b\n"),
+        ("2>&-", "echo b >&2; exit 3", 3, ""),
+        ("1>&- 2>&-", "echo a", 255, ""),
+        ("0<&- 1>&- 2>&-", "echo b >&2", 0, ""),
+    ],
+)
+def test_closed_output_is_a_failure_where_there_is_any(served, closing, script, status, said):
     done = subprocess.run(
-        ["sh", "-c", code, "sh", *COMMAND, "--", "sh", "-c", "echo a; echo b >&2"],
+        ["sh", "-c", f'exec "$@" {closing}', "sh", *COMMAND, "--", "sh", "-c", script],
         capture_output=True,
         timeout=LIMIT,
         env=served.env,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"b\n")
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (status, b"", said)
 
 
 def test_input_that_cannot_be_read_kills_the_command(served):
@@ -369,6 +383,22 @@ def test_connection_that_is_lost_is_never_a_success(tmp_path, listener):
     assert (status, out) == (255, b"a")
     assert "exit status is unknown" in said
     assert said.count("\n") == 1
+
+
+def test_escape_sequences_of_the_server_do_not_reach_the_terminal(tmp_path, listener):
+    with (
+        Served(tmp_path, None).running("--", "true") as process,
+        listener.accept()[0] as sock,
+    ):
+        sock.settimeout(LIMIT)
+        sock.sendall(sock.recv(100))
+        sock.recv(100)
+        sock.sendall(b"\0\0\0\5\3\0\0\0\0")
+        for message in (eof(1), eof(2), Exit(3, reason="\x1b[2Jgone").encode()):
+            sock.sendall(len(message).to_bytes(4, "big") + message)
+        status, out, said = ending(process)
+    assert (status, out) == (3, b"")
+    assert said == "pysock run: the server has ended the command: '\\x1b[2Jgone'\n"
 
 
 def test_peer_that_speaks_something_else_is_one_line(tmp_path, listener):

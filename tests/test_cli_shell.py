@@ -25,6 +25,7 @@ pytest.importorskip("prompt_toolkit")
 from pysock import RemoteError  # noqa: E402
 from pysock.cli.shell import Shell  # noqa: E402
 from pysock.cli.shell_state import Place, Report  # noqa: E402
+from pysock.remote import RemoteServer  # noqa: E402
 from terminals import (  # noqa: E402
     LIMIT,
     PROMPT,
@@ -270,6 +271,40 @@ def test_lines_of_a_file_end_with_the_connection(tmp_path: Path) -> None:
     assert (status, out) == (255, b"a\n")
     assert err.startswith("pysock shell: the connection was lost")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["-t"]])
+def test_server_that_allows_only_some_programs_is_one_line(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    address = f"unix://{tmp_path}/sock"
+    with RemoteServer(address, allow_root=True, allow=["uname"]) as server:
+        server.start()
+        done = subprocess.run(
+            program("shell", address, *arguments),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LIMIT,
+        )
+        server.stop(0)
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert done.stderr.decode() == (
+        "pysock shell: this server allows only some programs, and the shell needs them all: "
+        "`pysock run -- PROGRAM` runs one of those\n"
+    )
+
+
+@pytest.mark.parametrize(("closing", "status"), [("1>&-", 1), ("2>&-", 0), ("1>&- 2>&-", 1)])
+def test_closed_output_harms_no_connection(address: str, closing: str, status: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", *program("shell", address)],
+        input=b"echo a; echo b >&2\n",
+        capture_output=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == status
+    assert done.stdout == (b"" if "1>" in closing else b"a\n")
+    assert (b"cannot write the output" in done.stderr) == (closing == "1>&-")
 
 
 def test_no_server_is_one_line(tmp_path: Path) -> None:

@@ -96,6 +96,29 @@ def test_line_has_what_a_client_needs_of_tls_and_keys(tmp_path, certs, secrets):
         served.has_said(r"INFO user=alice peer=\S.* uname -a: exit 0")
 
 
+@pytest.mark.parametrize(
+    ("given", "shown", "which"),
+    [
+        ("tls://:0", r"tls://:\d+", "address"),
+        ("tls://0.0.0.0:0", r"tls://0\.0\.0\.0:\d+", "IPv4 address"),
+    ],
+)
+def test_line_says_that_every_interface_is_listened_on(
+    tmp_path, certs, secrets, given, shown, which
+):
+    arguments = [*secured.given(certs.server), "--authkey", secrets.authkey]
+    with serving(tmp_path, "--bind", given, *arguments) as served:
+        served.has_said(rf"commands on {shown} \(every {which} of this machine\) \(pid ")
+        served.has_said(r"\): pysock run tls://HOST:\d+ --pin ")
+
+
+def test_refusal_of_every_interface_does_not_say_localhost(tmp_path):
+    status, _, said = run(tmp_path, *ROOT, "--bind", "tcp://:0")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "localhost" not in said
+    assert "pass --certificate and --authkey" in said
+
+
 def test_several_addresses_are_served(tmp_path):
     paths = [f"unix://{tmp_path}/{name}" for name in "ab"]
     with serving(tmp_path, "--bind", paths[0], "--bind", paths[1]) as served:

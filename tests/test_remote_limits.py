@@ -253,8 +253,9 @@ def test_address_for_strangers_needs_tls_and_a_key(certs):
         address = "tls://127.0.0.1:0" if "tls" in options else "tcp://127.0.0.1:0"
         with pytest.raises(ValueError, match="is no Unix socket"):
             RemoteServer(address, allow_root=True, **options)
-    with pytest.raises(ValueError, match="is no loopback address"):
-        RemoteServer("tcp://0.0.0.0:0", allow_root=True, insecure=True)
+    for address in ("tcp://0.0.0.0:0", "tcp://:0", ["tcp://127.0.0.1:0", "tcp://:0"]):
+        with pytest.raises(ValueError, match="which is no loopback address"):
+            RemoteServer(address, allow_root=True, insecure=True)
     RemoteServer("tcp://127.0.0.1:0", allow_root=True, insecure=True).server_close()
 
 

@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: that of the process); return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    _fill_closed()
     try:
         try:
             status = _run(verb, arguments)
@@ -94,6 +95,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NoReader:
         status = UNREAD
     return status
+
+
+def _fill_closed() -> None:
+    """Give standard streams that are closed a descriptor, which no connection can have then.
+
+    Writing to a closed output stays an error, writing to a closed stderr does nothing.
+    """
+    if os.name != "posix":
+        return
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest one that is free
 
 
 def _run(verb: str | None, arguments: list[str]) -> int:
@@ -131,7 +146,8 @@ def _complain(verb: str | None, text: str) -> None:
     """Write one line on stderr, whatever *text* holds."""
     if sys.stderr is not None:  # print() would take stdout instead
         line = " ".join(text.split())
-        print(f"pysock {verb}: {line}" if verb else f"pysock: {line}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody takes it
+            print(f"pysock {verb}: {line}" if verb else f"pysock: {line}", file=sys.stderr)
 
 
 def _flush() -> None:

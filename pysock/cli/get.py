@@ -13,7 +13,9 @@ from .remote_options import (
     add_connection,
     add_copying,
     connected,
+    is_servers,
     joined,
+    parse_paths,
     plain,
     shown,
 )
@@ -39,16 +41,25 @@ after Ctrl-C; 255 no connection, one of the two sides not proved to be who it mu
 connection that failed"""
 
 
+PIPED = "`pysock run -- cat FILE` prints one"
+
+
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
+    parser.usage = "pysock get [options] [--] REMOTE... LOCAL"
     parser.add_argument(
         "paths",
         metavar="REMOTE... LOCAL",
-        nargs="+",
+        nargs="*",
         help="the files at the server, and the path that they get here",
     )
     add_copying(parser)
     add_connection(parser, "--from")
+
+
+def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
+    """Return the options, and in `paths` also all that follows the first `--`."""
+    return parse_paths(parser, arguments)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +67,11 @@ def run(options: argparse.Namespace) -> int:
     *sources, target = options.paths
     if not sources:
         raise Failure("the path here is missing, as in: pysock get report.pdf .", MISUSED)
+    if target == "-":
+        raise Failure(f"standard output is no file: {PIPED}; ./- is a file", MISUSED)
     into = os.path.isdir(target)
+    if not into and os.path.exists(target) and not os.path.isfile(target):
+        raise Failure(f"{shown(target)} is no regular file: {PIPED}", MISUSED)
     if not into and (len(sources) > 1 or target.endswith(os.sep)):
         raise Failure(f"{shown(target)} is no folder", MISUSED)
     with connected(options) as remote:
@@ -68,6 +83,12 @@ def run(options: argparse.Namespace) -> int:
 
 class _Getting(Copying):
     """Files that are fetched."""
+
+    def describe(self, exc: Exception) -> str:
+        if isinstance(exc, IsADirectoryError) and is_servers(exc) and not self.recursive:
+            name = "." if exc.filename is None else shown(os.fsdecode(exc.filename))
+            return f"server: {name} is a folder: -r copies it"
+        return super().describe(exc)
 
     def get(self, source: str, target: str, into: bool) -> None:
         """Fetch a file or a folder, as *target* or *into* it."""

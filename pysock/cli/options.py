@@ -251,14 +251,16 @@ def client_security(options: argparse.Namespace) -> dict[str, Any]:
 
 # What the library's messages advise, said as this command line has it.
 _ADVICE = (
-    ("pass tls=, or", "pass --certificate, or"),
+    ("tls=", "--certificate"),
     ("minimum='1.2'", "--tls12"),
     ("make the context with ", "pass "),
     ("pass password=", "store it without a password"),
 )
 _ARGUMENTS = (
-    "allow_uids|authkey|ca|certificate|client_ca|insecure|key|pin|server_hostname|user"
+    "allow_env|allow_root|allow_uids|authkey|ca|certificate|client_ca|files_root|insecure|key|"
+    "max_output|max_running|pin|server_hostname|time_limit|user"
 )
+_LIMITS = "limits|max_output|max_running|time_limit"
 
 
 def in_options(text: str) -> str:
@@ -266,11 +268,13 @@ def in_options(text: str) -> str:
     for old, new in _ADVICE:
         text = text.replace(old, new)
     text = re.sub(rf"\b({_ARGUMENTS})=(True)?", lambda match: _option(match[1]), text)
+    text = re.sub(rf"\(({_LIMITS})\)", lambda match: f"({_option(match[1])})", text)
+    text = re.sub(rf"^({_LIMITS}) is ", lambda match: f"{_option(match[1])} is ", text)
     return re.sub(r"\ballow_uids\b", "--allow-uid", text)
 
 
 def _option(name: str) -> str:
-    return "--" + name.replace("_", "-").replace("uids", "uid")
+    return "--" + name.replace("_", "-").replace("uids", "uid").replace("limits", "limit")
 
 
 def _add_own_certificate(group: Any, what: str) -> None:

@@ -16,6 +16,7 @@ from .remote_options import (
     failure_of,
     is_lost,
     joined,
+    parse_paths,
     plain,
     shown,
 )
@@ -41,16 +42,26 @@ after Ctrl-C; 255 no connection, one of the two sides not proved to be who it mu
 connection that failed"""
 
 
+# As `pysock run -- cat FILE` is for what comes from there.
+PIPED = "`pysock run --shell -- 'cat >FILE'` stores what it reads"
+
+
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
+    parser.usage = "pysock put [options] [--] LOCAL... REMOTE"
     parser.add_argument(
         "paths",
         metavar="LOCAL... REMOTE",
-        nargs="+",
+        nargs="*",
         help="the files here, and the path that they get at the server",
     )
     add_copying(parser)
     add_connection(parser, "--to")
+
+
+def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
+    """Return the options, and in `paths` also all that follows the first `--`."""
+    return parse_paths(parser, arguments)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
     *sources, target = options.paths
     if not sources:
         raise Failure("the path at the server is missing, as in: pysock put x.pdf .", MISUSED)
+    if "-" in sources:
+        raise Failure(f"standard input is no file: {PIPED}; ./- is a file", MISUSED)
     with connected(options) as remote:
         putting = _Putting("put", options, remote)
         folder = plain(target)
@@ -91,8 +104,10 @@ class _Putting(Copying):
                 self.refuse(source, "has no name to give it at the server")
                 return
             target = joined(target, name)
-        if not os.path.isdir(source):
+        if os.path.isfile(source) or not os.path.exists(source):
             self.copy(self.remote.put, source, target)
+        elif not os.path.isdir(source):
+            self.refuse(source, f"is no regular file: {PIPED}")
         elif self.recursive:
             self._put_folder(source, target)
         else:

@@ -23,6 +23,7 @@ from . import DISCONNECTED, FAILED, MISUSED, Failure, Parser
 from .options import add_client_security, as_seconds, client_security, in_options
 
 __all__ = [
+    "MAY_NOT",
     "Copying",
     "add_connection",
     "add_copying",
@@ -31,13 +32,16 @@ __all__ = [
     "default_address",
     "failure_of",
     "is_lost",
+    "is_servers",
     "joined",
     "pair_of",
+    "parse_paths",
     "passed_on",
     "plain",
     "reason",
     "shown",
     "start_failure",
+    "told",
 ]
 
 SESSIONS = "/run/user"
@@ -56,6 +60,8 @@ _UNFIT = {
     *(errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.E2BIG, errno.ENOTDIR, errno.EISDIR),
     *(errno.ELOOP, errno.ENAMETOOLONG, getattr(errno, "ETXTBSY", errno.EACCES)),
 }
+
+MAY_NOT = " may not: "  # in a server's refusal, before the command
 
 _FATAL = ("stopping", "version", "protocol")  # codes of a RemoteError after which all is over
 
@@ -155,7 +161,7 @@ def connected(options: argparse.Namespace) -> Iterator[RemoteClient]:
             options.address, connect_timeout=options.connect_timeout, **security
         )
     except (FileNotFoundError, ConnectionRefusedError) as exc:
-        raise Failure(reason(exc) + hint, DISCONNECTED) from None
+        raise Failure(told(exc) + hint, DISCONNECTED) from None
     except (AuthenticationError, ConnectionClosed, FramingError, RemoteError, OSError) as exc:
         raise failure_of(exc) from None
     except (TypeError, ValueError) as exc:
@@ -167,8 +173,9 @@ def connected(options: argparse.Namespace) -> Iterator[RemoteClient]:
 def failure_of(exc: Exception) -> Failure:
     """Return how the end of a connection, or a refusal, is told."""
     if isinstance(exc, FramingError):
-        return Failure(f"the server does not follow the protocol: {exc}", DISCONNECTED)
-    return Failure(in_options(reason(exc)), DISCONNECTED)
+        text = f"the server does not follow the protocol: {shown(str(exc))}"
+        return Failure(text, DISCONNECTED)
+    return Failure(told(exc), DISCONNECTED)
 
 
 def start_failure(exc: Exception, remote: RemoteClient, program: str) -> Failure:
@@ -204,6 +211,17 @@ def reason(exc: Exception) -> str:
             return shown(exc.strerror)
         return f"{shown(os.fsdecode(exc.filename))}: {shown(exc.strerror)}"
     return shown(str(exc) or type(exc).__name__)
+
+
+def told(exc: Exception) -> str:
+    """Return what *exc* says as `reason` does, with options for the library's arguments.
+
+    Names of files and what a user may not run stay as they are.
+    """
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return reason(exc)
+    text, may_not, command = reason(exc).partition(MAY_NOT)
+    return in_options(text) + may_not + command
 
 
 def shown(text: str) -> str:
@@ -252,6 +270,20 @@ def add_copying(parser: Parser) -> None:
         help="leave files alone that exist already: they are told, and the exit status is 1",
     )
     add("-v", "--verbose", action="store_true", help="print a line for each file")
+
+
+def parse_paths(parser: Parser, arguments: list[str]) -> argparse.Namespace:
+    """Return the options, and in `paths` the rest; after the first `--` nothing is an option.
+
+    Raises:
+        Failure: there are too few paths.
+    """
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_intermixed_args(arguments[:at])
+    options.paths = [*options.paths, *arguments[at + 1 :]]
+    if not options.paths:
+        parser.error("the following arguments are required: the paths")
+    return options
 
 
 class Copying:
@@ -303,9 +335,13 @@ class Copying:
                 text = f"{failure.text}; the same command goes on where this one ended"
                 raise Failure(text, failure.status) from None
             self._failed = True
-            complain(self._verb, reason(exc))
+            complain(self._verb, self.describe(exc))
             return False
         return True
+
+    def describe(self, exc: Exception) -> str:
+        """Return what is told of one file that cannot be copied."""
+        return "server: " * is_servers(exc) + told(exc)
 
     def copy(self, transfer: Callable[..., object], source: str, target: str) -> None:
         """Copy one file with a method of the connection."""
@@ -360,6 +396,11 @@ def _size(count: float) -> str:
         count /= 1024
         del units[0]
     return f"{count:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"
+
+
+def is_servers(exc: Exception) -> bool:
+    """Whether *exc* is an error of the server's system, not of this one."""
+    return isinstance(exc, OSError) and getattr(exc, "remote", False)
 
 
 def joined(folder: str, name: str) -> str:

@@ -18,7 +18,7 @@ from .. import Error
 from ..remote import Process, RemoteClient
 from . import DISCONNECTED, MISUSED, Failure, Parser
 from .feeder import Feeder, descriptor_of
-from .options import as_seconds
+from .options import as_seconds, in_options
 from .remote_options import (
     DEFAULT,
     add_connection,
@@ -27,6 +27,7 @@ from .remote_options import (
     failure_of,
     pair_of,
     passed_on,
+    shown,
     start_failure,
 )
 from .signals import PARTING, Interrupts
@@ -127,6 +128,8 @@ def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
     stdin = None if options.no_input else descriptor_of(sys.stdin)
+    if options.terminal and descriptor_of(sys.stdout) is None:
+        raise _closed()
     with (
         connected(options) as remote,
         _started(remote, options, stdin) as process,
@@ -150,7 +153,8 @@ def run(options: argparse.Namespace) -> int:
         return TIMED_OUT
     assert process.exit is not None
     if process.exit.reason:
-        complain("run", f"the server has ended the command: {process.exit.reason}")
+        why = shown(in_options(process.exit.reason))
+        complain("run", f"the server has ended the command: {why}")
     elif process.exit.incomplete:
         complain("run", "the output may not be all: a process that is left still holds it")
     return status_of(process.returncode)
@@ -169,7 +173,6 @@ def _started(remote: RemoteClient, options: argparse.Namespace, stdin: int | Non
             " ".join(words) if options.shell else words,
             shell=options.shell,
             stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if descriptor_of(sys.stdout) is None else None,
             stderr=subprocess.DEVNULL if descriptor_of(sys.stderr) is None else None,
             cwd=options.cwd,
             env=passed_on() | dict(options.env),
@@ -195,8 +198,14 @@ def _pass_on(process: Process, stdin: int | None) -> None:
             descriptor = outputs[channel]
             if descriptor is not None:
                 write_all(descriptor, data, DISCONNECTED)
+            elif channel == "stdout":
+                raise _closed()
     if feeder.failure is not None:
         raise feeder.failure
+
+
+def _closed() -> Failure:
+    return Failure("cannot write the output: standard output is closed", DISCONNECTED)
 
 
 # ---------------------------------------------------------------- signals and the clock

@@ -11,20 +11,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
-from .. import Error
+from .. import Error, RemoteError
 from ..remote import Process, RemoteClient
 from . import DISCONNECTED, FAILED, INTERRUPTED, Failure, Parser
 from .feeder import descriptor_of
 from .options import in_options
 from .remote_options import (
     DEFAULT,
+    MAY_NOT,
     add_connection,
+    complain,
     connected,
     failure_of,
     is_lost,
     passed_on,
-    reason,
+    shown,
     start_failure,
+    told,
 )
 from .shell_prompt import open_prompt
 from .shell_state import Place, Report
@@ -117,6 +120,8 @@ def _full_screen(remote: RemoteClient, command: list[str]) -> int:
             command or _LOGIN, shell=not command, pty=window_size(), env=passed_on()
         )
     except (Error, OSError, EOFError) as exc:
+        if not command and _needs_more(exc):
+            raise _limited() from None
         raise start_failure(exc, remote, command[0] if command else "") from None
     try:
         with process:
@@ -127,6 +132,19 @@ def _full_screen(remote: RemoteClient, command: list[str]) -> int:
                 raise
     except (Error, OSError, EOFError) as exc:
         raise failure_of(exc) from None
+
+
+def _needs_more(exc: Exception) -> bool:
+    """Whether the server does not allow what a shell runs."""
+    return isinstance(exc, RemoteError) and exc.code == "refused" and MAY_NOT in str(exc)
+
+
+def _limited() -> Failure:
+    text = (
+        "this server allows only some programs, and the shell needs them all: "
+        "`pysock run -- PROGRAM` runs one of those"
+    )
+    return Failure(text, DISCONNECTED)
 
 
 class Shell:
@@ -191,9 +209,9 @@ class Shell:
             Failure: it runs no command lines for us.
         """
         try:
-            self._line(b"", shown=False)
+            self._line(b"", visible=False)
         except (Error, OSError, EOFError) as exc:
-            raise failure_of(exc) from None
+            raise (_limited() if _needs_more(exc) else failure_of(exc)) from None
 
     # ---------------------------------------------------------------- a line
 
@@ -229,7 +247,7 @@ class Shell:
         except (Error, OSError, EOFError, RuntimeError) as exc:
             return self._went_wrong(exc)
 
-    def _line(self, line: bytes, shown: bool = True) -> int:
+    def _line(self, line: bytes, visible: bool = True) -> int:
         report = Report()
         with Interrupts(most=4) as interrupts:
             process = interrupts.go_to(
@@ -241,23 +259,23 @@ class Shell:
                 )
             )
             with process:
-                self._follow(process, report, shown)
+                self._follow(process, report, visible)
         self._place.update(report.told)
         if interrupts.count:
             self._within_line = True  # the terminal has shown ^C
             if not self._interactive:
                 self.over = INTERRUPTED
-        if shown:
+        if visible:
             self._tell_end(process)
         return status_of(process.returncode)
 
-    def _follow(self, process: Process, report: Report, shown: bool) -> None:
+    def _follow(self, process: Process, report: Report, visible: bool) -> None:
         for channel, data in process:
             if channel == "stderr":
                 data = report.filter(data)
-            if shown:
+            if visible:
                 self._show(channel, data)
-        if shown:
+        if visible:
             self._show("stderr", report.rest())
 
     def _terminal(self, line: bytes) -> int:
@@ -280,8 +298,8 @@ class Shell:
 
     def _went_wrong(self, exc: Exception) -> int:
         if self._remote.closed or is_lost(exc):
-            return self._lose(reason(exc))
-        self._say(in_options(reason(exc)))
+            return self._lose(told(exc))
+        self._say(told(exc))
         folder = os.fsdecode(self._place.cwd)
         if isinstance(exc, OSError) and folder and exc.filename == folder:
             self._say("the next line runs in the first folder again")
@@ -330,7 +348,7 @@ class Shell:
     def _say(self, text: str) -> None:
         if self._interactive:
             self._end_line()
-        print(f"pysock shell: {text}", file=sys.stderr, flush=True)
+        complain("shell", text)
 
     def _tell_end(self, process: Process) -> None:
         """Say how a command has ended, where that is not as usual."""
@@ -338,7 +356,8 @@ class Shell:
         if text and self._interactive:
             self._end_line()
             line = f"\x1b[31m[{text}]\x1b[0m" if self._colour else f"[{text}]"
-            print(line, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print(line, file=sys.stderr, flush=True)
 
 
 def _ending(process: Process) -> str:
@@ -347,14 +366,14 @@ def _ending(process: Process) -> str:
         return ""
     parts = []
     if end.signal:
-        parts.append(f"signal {end.signal}" + (", memory written to a file" * end.core))
+        parts.append(f"signal {shown(end.signal)}" + (", memory written to a file" * end.core))
     elif end.status > 128 and end.status - 128 in signal.valid_signals():
         name = _name_of(end.status - 128)
         parts.append(f"exit {end.status}" + (f", as after signal {name}" if name else ""))
     elif end.status:
         parts.append(f"exit {end.status}")
     if end.reason:
-        parts.append(reason(Exception(end.reason)))
+        parts.append(shown(in_options(end.reason)))
     if end.incomplete:
         parts.append("a process in the background still has the output, which is cut here")
     return "; ".join(parts)

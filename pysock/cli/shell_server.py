@@ -12,6 +12,7 @@ import io
 import logging
 import logging.handlers
 import os
+import re
 import signal
 import sys
 import threading
@@ -235,12 +236,15 @@ def _serve(options: argparse.Namespace, addresses: list[str], chosen: dict[str, 
         try:
             server = RemoteServer(addresses if len(addresses) > 1 else addresses[0], **chosen)
         except (TypeError, ValueError) as exc:
-            raise Failure(in_options(str(exc)), MISUSED) from None
+            text = in_options(str(exc))
+            if any(map(_listens_everywhere, addresses)):
+                text = re.sub(r"'(\w+)://localhost:(\d+)'", r"'\1://:\2'", text)
+            raise Failure(text, MISUSED) from None
         except (OSError, RuntimeError) as exc:
             raise Failure(in_options(reason(exc)), FAILED) from None
         try:
             server.start()
-            _announce(options, server)
+            _announce(options, server, addresses)
             number = _next_signal(news, server)
             _stop(server, news, options.drain)
         finally:
@@ -271,16 +275,36 @@ def _stop(server: RemoteServer, news: SimpleQueue[int], drain: float) -> None:
     stopping.join()
 
 
-def _announce(options: argparse.Namespace, server: RemoteServer) -> None:
+def _announce(options: argparse.Namespace, server: RemoteServer, addresses: list[str]) -> None:
     """Print where it listens, and how it is used."""
     if sys.stderr is None:  # print() would take stdout instead
         return
+    places = ", ".join(map(_place, addresses, server.addresses))
+    address = server.address
+    reached = str(address)
+    if _listens_everywhere(addresses[0]):
+        reached = f"{address.scheme}://HOST:{address.port}"
     line = (
-        f"pysock {__version__} serves commands on {', '.join(map(str, server.addresses))} "
-        f"(pid {os.getpid()}): {_usage(options, str(server.address))}"
+        f"pysock {__version__} serves commands on {places} "
+        f"(pid {os.getpid()}): {_usage(options, reached)}"
     )
     with contextlib.suppress(OSError):  # a log that nobody takes is no reason not to serve
         print(line, file=sys.stderr, flush=True)
+
+
+def _listens_everywhere(given: str) -> bool:
+    """Whether an address is that of every interface."""
+    return re.fullmatch(r"(\w+://)?(0\.0\.0\.0|\[::\])?:[0-9]+", given) is not None
+
+
+def _place(given: str, address: Any) -> str:
+    """Return where a server listens that was *given* this address."""
+    if not _listens_everywhere(given):
+        return str(address)
+    which = "IPv4 address" if address.host == "0.0.0.0" else "address"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    host = "" if host == "localhost" else host
+    return f"{address.scheme}://{host}:{address.port} (every {which} of this machine)"
 
 
 def _usage(options: argparse.Namespace, address: str) -> str:
@@ -325,6 +349,15 @@ class _AuditFile(logging.handlers.WatchedFileHandler):
         complain("shell-server", f"the audit file cannot be written: {reason(_current())}")
 
 
+class _Lines(logging.Formatter):
+    """Log lines with options for the library's arguments; what clients ran stays as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if record.name != AUDIT:
+            record.message = in_options(record.message)
+        return super().formatMessage(record)
+
+
 def _current() -> Exception:
     exc = sys.exception()
     return exc if isinstance(exc, Exception) else RuntimeError("for no known reason")
@@ -332,11 +365,9 @@ def _current() -> Exception:
 
 def _log(level: str, audit: Path | None) -> None:
     """Log to stderr, and the commands to *audit*."""
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s %(process)d %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(_Lines("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[lines])
     if audit is None:
         return
     try:

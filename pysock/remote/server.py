@@ -122,8 +122,9 @@ class RemoteServer(Server):
             **options,
         )
         try:
-            for each in self.addresses:
-                _check_address(each, tls is not None and authkey is not None, insecure)
+            secured = tls is not None and authkey is not None
+            for listener in self._listeners:
+                _check_address(listener.address, listener.sockname, secured, insecure)
         except ValueError:
             self.server_close()
             raise
@@ -183,7 +184,7 @@ class RemoteServer(Server):
         self._service.spawning.close()
 
 
-def _check_address(address: Any, secured: bool, insecure: bool) -> None:
+def _check_address(address: Any, sockname: Any, secured: bool, insecure: bool) -> None:
     """Refuse an address at which strangers could run commands."""
     if address.path or secured:
         return
@@ -192,12 +193,13 @@ def _check_address(address: Any, secured: bool, insecure: bool) -> None:
             f"'{address}' is no Unix socket: pass tls= and authkey=, or everybody who reaches "
             "it could run commands (insecure=True allows that on loopback)"
         )
-    host = address.host
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host != "localhost":
-        raise ValueError(f"'{address}' is no loopback address, which insecure=True is for")
+    # Where it listens, and not what it was called: no host at all means every address.
+    host = str(sockname[0]).partition("%")[0]
+    if not ipaddress.ip_address(host).is_loopback:
+        raise ValueError(
+            f"'{address}' listens on {host}, which is no loopback address: insecure=True is "
+            "for those"
+        )
 
 
 def _check_numbers(max_running: int, time_limit: float | None, max_output: int | None) -> None:
