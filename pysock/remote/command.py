@@ -18,6 +18,7 @@ import sys
 import termios
 import time
 from collections import deque
+from collections.abc import Iterator
 
 from ..errors import ConnectionClosed
 from .conversation import State
@@ -135,8 +136,8 @@ class Streams:
             os.close(descriptor)
         self.theirs = []
 
-    def close_output(self, descriptor: int) -> int:
-        """Close one end; return its stream.
+    def close_output(self, descriptor: int) -> None:
+        """Close one end.
 
         A terminal stays open until the end: to close it would hang up on a command that has
         only closed its own side.
@@ -147,7 +148,7 @@ class Streams:
             self._terminals.append(descriptor)
         else:
             os.close(descriptor)
-        return self.outputs.pop(descriptor)
+        del self.outputs[descriptor]
 
     def close(self) -> None:
         """Close all that is open."""
@@ -199,7 +200,7 @@ class Command:
         self._within_line = False  # whether what was written last is no newline
         self._taken = 0  # bytes of input that the client does not know of yet
         self._outbox: deque[bytes] = deque()
-        self._held: bytes | memoryview | None = None  # the next one, of which nothing has gone
+        self._held: list[bytes | memoryview] = []  # the next, of which nothing has gone
         self._pong: bytes | None = None
         self._buffer = bytearray(1 + CHUNK)
         self._view = memoryview(self._buffer)
@@ -221,10 +222,8 @@ class Command:
         timeout = self.connection.timeout
         self.connection.timeout = 0
         try:
-            quiet = {1, 2} - set(self.streams.outputs.values())
             has_input = self.talk.conversation.wants_input
             self._outbox.append(credit(WINDOW if has_input else 0))
-            self._outbox += [eof(stream) for stream in sorted(quiet)]
             self._hear()
             while self.exit is None or not self._flush():
                 self._step()
@@ -323,17 +322,23 @@ class Command:
             if self.connection.unsent:
                 self.connection.flush()
             while True:
-                if self._held is None:
-                    message = self._next_message()
-                    if message is None:
-                        return True
-                    self._held = self.talk.conversation.sent(message)
-                self.connection.send(self._held)
-                self._held = None
+                if not self._held:
+                    self._held = [*self._messages()]
+                if not self._held:
+                    return True
+                if len(self._held) == 1:
+                    self.connection.send(self._held[0])
+                else:
+                    self.connection.send_many(self._held)
+                self._held = []
         except BlockingIOError as exc:
-            if getattr(exc, "accepted", False):
-                self._held = None  # the connection has it, or its rest
+            # What was accepted the connection has, or the rest of it.
+            del self._held[: int(getattr(exc, "accepted", 0))]
             return False
+
+    def _messages(self) -> Iterator[bytes]:
+        while (message := self._next_message()) is not None:
+            yield self.talk.conversation.sent(message)
 
     def _next_message(self) -> bytes | None:
         if self._pong is not None:
@@ -367,7 +372,7 @@ class Command:
                 count = self._allowed(count, self.max_output)
             if count:
                 self.counts[stream] += count
-                self._held = self._view[: 1 + count]
+                self._held = [self._view[: 1 + count]]
             if not self._flush():
                 return
 
@@ -380,9 +385,9 @@ class Command:
         return min(count, allowed)
 
     def _ended(self, descriptor: int) -> None:
-        """Note the end of a stream; a terminal's is that of both."""
+        """Note the end of a stream; the client is told with the command's."""
         self._forget(descriptor)
-        self._outbox.append(eof(self.streams.close_output(descriptor)))
+        self.streams.close_output(descriptor)
 
     def _forget(self, descriptor: int) -> None:
         if self._watched.pop(descriptor, None) is not None:
@@ -486,7 +491,7 @@ class Command:
         how, number = self._how
         name = "" if how == "exited" else _name_of(number)
         self.exit = Exit(number, name, how == "dumped", self._incomplete, self.reason)
-        self._outbox.append(self.exit.encode())
+        self._outbox += [eof(1), eof(2), self.exit.encode()]
 
 
 def _name_of(number: int) -> str:
