@@ -193,8 +193,8 @@ def test_killed_server_is_an_error_and_its_commands_end_r15(tmp_path, mark):
         RemoteClient(program.address) as remote,
     ):
         process = start(remote, mark, "echo out; setsid sleep {0} & sleep {0}", 2)
-        os.kill(program.pid, signal.SIGKILL)
         assert process.read() == ("stdout", b"out\n")
+        os.kill(program.pid, signal.SIGKILL)
         with pytest.raises(LOST, match="exit status is unknown"):
             process.wait()
         for call in (process.read, process.poll, process.communicate):

@@ -233,7 +233,8 @@ def test_broken_record_behind_a_message_in_one_flight(
         data = end.writer.record(DATA, frame(b"x"))
         end.sock.sendall(data + end.writer.record(DATA, frame(b"y"))[:-1] + b"?")
         with pytest.raises(ssl.SSLError, match="(?i)bad record mac"):
-            end.recv(1)
+            while end.recv(1):
+                pass  # a reply, where the two came apart on their way
         until(lambda: server.stats["connections"] == 0, PROMPT)
         assert server.stats["messages_in"] == 1
         assert server.stats["handler_errors"] == 0
