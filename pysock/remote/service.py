@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from .. import Connection, ConnectionClosed, FramingError
-from .command import Command, Streams
+from .command import Command
 from .conversation import State
 from .policy import (
     Request,
@@ -32,6 +32,7 @@ from .policy import (
 from .protocol import Exec, Exit, Get, Kind, Put, Refusal, version
 from .spawner import Order
 from .spawning import SpawnerGone, Spawning
+from .streams import Streams
 from .talk import Talk
 
 if TYPE_CHECKING:
