@@ -30,11 +30,12 @@ from interleave import (
     interleave,
 )
 from loaded import ServerPair, ServerWork
+from pace import Pace
 from report import Results, table
 from results import Outcome, by_field, save
 from rivals import BENCH, STATEMENTS, all_rivals, build, server_rivals
 
-ROUNDS, QUICK_ROUNDS = 11, 3
+ROUNDS, QUICK_ROUNDS = 15, 3
 
 
 outcomes_key = pytest.StashKey[dict[tuple[str, str], Outcome | PeerError]]()
@@ -148,6 +149,7 @@ class Runner:
         self._outcomes = config.stash[outcomes_key]
         self._terminal = config.pluginmanager.get_plugin("terminalreporter")
         self._quick = config.getoption("quick")
+        self._pace = Pace()
         self._folder = folder
         before = config.getoption("before")
         self._rivals = all_rivals(folder, before)
@@ -177,9 +179,8 @@ class Runner:
                 except PeerError as error:
                     failed[name] = error
             turns = work.rounds or ROUNDS
-            rounds, fallen = interleave(
-                contenders, min(turns, QUICK_ROUNDS) if self._quick else turns
-            )
+            turns = min(turns, QUICK_ROUNDS) if self._quick else turns
+            rounds, fallen = interleave(contenders, turns, self._pace)
         finally:
             for contender in contenders.values():
                 contender.close()
@@ -190,7 +191,11 @@ class Runner:
             )
         if self._terminal:
             took = time.monotonic() - started
-            self._terminal.write_line(f"{work.name}: {', '.join(contenders)} in {took:.0f} s")
+            spoilt = sum(one.disturbed for name in contenders for one in rounds[name])
+            self._terminal.write_line(
+                f"{work.name}: {', '.join(contenders)} in {took:.0f} s"
+                + (f", {spoilt} rounds disturbed" if spoilt else "")
+            )
 
     def _rival(self, work: Work, name: str) -> Rival:
         return (self._servers if isinstance(work, ServerWork) else self._rivals)[name]

@@ -20,6 +20,7 @@ from typing import Any
 
 from interleave import Contender, Pair, PeerError, Round, Work, interleave
 from loaded import ServerPair, ServerWork
+from pace import Pace
 from report import aligned, half_middle
 from results import FOLDER, by_field, described, write
 from rivals import BENCH, all_rivals, build, server_rivals
@@ -79,6 +80,7 @@ class Runner:
     def __init__(self, folder: Path, rounds: int) -> None:
         self._folder = folder
         self._rounds = rounds
+        self._pace = Pace()
         self._peers = all_rivals(folder)
         self._servers = server_rivals(folder)
         self._load = build(BENCH / "load.c", folder, linux=True)
@@ -90,7 +92,7 @@ class Runner:
         try:
             for name in place.work.rivals:
                 contenders[name] = self._contender(place.work, name)
-            rounds, failed = interleave(contenders, self._rounds)
+            rounds, failed = interleave(contenders, self._rounds, self._pace)
         finally:
             for contender in contenders.values():
                 contender.close()

@@ -19,6 +19,7 @@ from typing import IO, Protocol, Self
 
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 PATIENCE = 60.0  # seconds for one answer of a peer before it counts as hung
+AGAIN = 0.5  # of all rounds, that may be run again
 
 
 class PeerError(Exception):
@@ -158,6 +159,7 @@ class Round:
         server: processor seconds of the server for a message.
         memory: user memory of the server for an idle connection, in bytes.
         p50, p90, p99, p999: seconds that this many percent of the batches took at most.
+        disturbed: the machine was not at its usual pace; see `pace.py`.
     """
 
     seconds: float
@@ -169,6 +171,7 @@ class Round:
     p90: float | None = None
     p99: float | None = None
     p999: float | None = None
+    disturbed: bool = False
 
 
 class Contender(Protocol):
@@ -323,13 +326,25 @@ def cores() -> tuple[set[int], set[int]]:
     return ({allowed[0]}, {allowed[1]}) if len(allowed) > 1 else (set(), set())
 
 
+class Machine(Protocol):
+    """Tells whether a machine was at its usual pace: see `pace.py`."""
+
+    def begin(self) -> None:
+        """Begin a measurement."""
+
+    def is_usual(self) -> bool:
+        """Whether it has been since `begin`, and still is."""
+
+
 def interleave(
-    contenders: Mapping[str, Contender], rounds: int
+    contenders: Mapping[str, Contender], rounds: int, machine: Machine
 ) -> tuple[dict[str, list[Round]], dict[str, PeerError]]:
     """Run one round of warm-up and *rounds* measured ones of each, by turns.
 
     The turns go A B C, C B A, A B C ...: a machine that gets slower or faster
-    during the run does so to all alike.
+    during the run does so to all alike.  A round in which *machine* was not at its usual
+    pace is run again, as long as there are fewer of these than `AGAIN` allows; then it
+    counts, and is marked.
 
     Returns:
         The rounds by name; and who failed, and why.
@@ -337,12 +352,21 @@ def interleave(
     rounds_of: dict[str, list[Round]] = {name: [] for name in contenders}
     failed: dict[str, PeerError] = {}
     order = list(contenders)
+    again = AGAIN * len(order) * rounds
     for turn in range(rounds + 1):
         for name in order if turn % 2 else reversed(order):
             if name in failed:
                 continue
             try:
+                machine.begin()
                 seen = contenders[name].round()
+                while turn > 0 and not machine.is_usual():
+                    if again < 1:
+                        seen = replace(seen, disturbed=True)
+                        break
+                    again -= 1
+                    machine.begin()
+                    seen = contenders[name].round()
             except PeerError as error:
                 failed[name] = error
                 continue

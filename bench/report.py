@@ -38,6 +38,8 @@ Results = dict[str, dict[str, list[Round]]]  # by work and rival
 
 MEMORY = "user memory of an idle connection"
 NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
+DISTURBED = 0.25  # so is a larger share of rounds that the machine has disturbed
+NEAR = 0.03  # a ratio that is nearer to its goal than this has neither met nor missed it
 
 
 def table(results: Results, subject: str = "pysock") -> str:
@@ -128,7 +130,7 @@ def _line(
     goals = row.goals if subject == "pysock" else {}
     if subject == "pysock":
         subject = row.subject
-    cells, missed, unknown = [], [], []
+    cells, missed, close, unknown = [], [], [], []
     for column in columns:
         goal = goals.get(column)
         by = kind.by.get(column, "seconds")
@@ -136,17 +138,21 @@ def _line(
         ratio = _ratio(by_rival, rival, subject, by)
         if goal is not None and ratio is None:
             unknown.append(column)
-        if goal is not None and ratio is not None and ratio < goal:
-            missed.append(column)
         text = ""
         if ratio is not None:
             spread = half_middle(by_rival[str(rival)], by_rival[subject], by)
             text = f"{_number(ratio)} +-{_number(spread)}"
+        if goal is not None and ratio is not None:
+            doubt = goal * _doubt(by_rival)
+            if ratio < goal + doubt:
+                (close if ratio > goal - doubt else missed).append(column)
         cells.append(text if goal is None else f"{text or '?'} ({goal:g})")
     if subject not in by_rival:
         verdict = "not run"
     elif missed:
         verdict = f"missed {', '.join(missed)}"
+    elif close:
+        verdict = f"close {', '.join(close)}"
     elif unknown:
         verdict = f"unknown {', '.join(unknown)}"
     else:
@@ -233,10 +239,18 @@ def _controlled(by_rival: Rounds) -> str | None:
     return next((name for name in by_rival if f"{name}_again" in by_rival), None)
 
 
+def _doubt(by_rival: Rounds) -> float:
+    """Return how far from a goal, by its share, no verdict can be given."""
+    ratio = _ratio_of_control(by_rival)
+    return max(NEAR, abs(ratio - 1) if ratio is not None else 0.0)
+
+
 def _is_noisy(by_rival: Rounds) -> bool:
     ratio = _ratio_of_control(by_rival)
-    return ratio is not None and (
-        abs(ratio - 1) > NOISY or _spread_of_control(by_rival) > 2 * NOISY
+    rounds = [one.disturbed for rounds in by_rival.values() for one in rounds]
+    return sum(rounds) > DISTURBED * len(rounds) or (
+        ratio is not None
+        and (abs(ratio - 1) > NOISY or _spread_of_control(by_rival) > 2 * NOISY)
     )
 
 

@@ -54,7 +54,6 @@ WORKS = [
         2_000_000,
         64,
         fewer={
-            "pysock": 800_000,
             "multiprocessing": 20_000,
             "pyzmq": 40_000,
             "python": 100_000,
@@ -76,7 +75,7 @@ WORKS = [
         2_000_000,
         64,
         fewer={
-            "pysock": 400_000,
+            "pysock": 800_000,
             "multiprocessing": 20_000,
             "pyzmq": 40_000,
             "python": 100_000,
@@ -91,7 +90,7 @@ WORKS = [
     Work("stream_64m_view", "stream_view", ONLY_C, 4, 64 * MiB),
     Work("echo_64m", "echo", ALL, 1, 64 * MiB),
     Work("echo_64m_into", "echo_into", INTO, 1, 64 * MiB),
-    Work("import", "import", ("socket", "pysock", "socket_again"), 3),
+    Work("import", "import", ("socket", "pysock", "socket_again"), 5),
 ]
 
 

@@ -25,8 +25,8 @@ WORKS = [
         100,
         fewer=FEWER_TIMES,
     ),
-    RemoteWork("remote_put", "put", COPY, 256, fewer=FEWER),
-    RemoteWork("remote_get", "get", COPY, 256, fewer=FEWER),
+    RemoteWork("remote_put", "put", COPY, 128, fewer=FEWER, rounds=7),
+    RemoteWork("remote_get", "get", COPY, 128, fewer=FEWER, rounds=7),
 ]
 
 

@@ -25,9 +25,9 @@ HOLDERS = ("c", "pysock", "redis", "uvloop", "asyncio", "twisted", "c_again")
 
 # Again rounds of about 0.1 s, and a quarter of one must still be whole batches.
 FEWER_DEEP = {
-    "pysock": 96_000,
-    "pysock_alone": 96_000,
-    "pysock_inline": 96_000,
+    "pysock": 192_000,
+    "pysock_alone": 192_000,
+    "pysock_inline": 192_000,
     "redis": 96_000,
     "uvloop": 64_000,
     "uvloop_plain": 16_000,

@@ -5,7 +5,7 @@ turns bytes, however they were cut, into messages and does no I/O.  A
 `FrameStream` sends and receives whole messages over a connected socket.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from socket import socket
 from ssl import SSLContext, SSLObject, SSLSocket
@@ -412,7 +412,7 @@ class FrameStream:
             TimeoutError: the deadline passed; what had come is kept for the next call.
             FramingError: the peer's bytes do not follow the format.
         """
-    def __iter__(self) -> Self: ...
+    def __iter__(self) -> Iterator[bytes]: ...
     def __next__(self) -> bytes: ...
     def recv_many(self, limit: int | None = None) -> list[bytes]:
         """Wait for one message; return it and all others that have arrived.

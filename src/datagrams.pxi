@@ -194,9 +194,15 @@ cdef class _Datagrams(_Transport):
             kept, self.kept = self.kept, None
             raise kept
         while True:
-            got = self.try_fill(most, False)
-            if got > 0:
-                return 0
+            if self.foreseen and not polled and until.seconds != 0:
+                self.foreseen -= 1
+                got = SOCK_AGAIN
+            else:
+                got = self.try_fill(most, False)
+                if got > 0:
+                    return 0
+                if sock_again(got):
+                    self.foreseen = FORESEEN
             if sock_again(got):
                 if polled and dgram_is_shut(self.reader):
                     raise ConnectionClosed("the socket was shut down")

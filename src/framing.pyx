@@ -76,6 +76,7 @@ cdef extern from "sockio.h" nogil:
     const int SOCK_WRITE
     const int SOCK_WOKEN
     const sock_t SOCK_BAD
+    const Py_ssize_t SOCK_AGAIN
     const Py_ssize_t SPARE_SIZE
     const bint SOCK_HAS_SENDFILE
     bint sock_intr(Py_ssize_t result)

@@ -10,6 +10,16 @@ cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *p, Py_ssize_t n)
 
 
+cdef extern from "again.h":
+    ctypedef struct again:
+        pass
+    void again_forget_given(again *kept)
+    void again_forget(again *kept)
+    PyObject *again_one(again *kept, const char *p, Py_ssize_t n)
+    void again_begin(again *kept)
+    object again_next(again *kept, Py_ssize_t i, const char *p, Py_ssize_t n)
+
+
 cdef enum:
     DIRECT = 8 * 1024         # a frame that misses more than this is not read ahead
     HEAD_ROOM = 2 * 1024      # read ahead of the frame that follows a large one
@@ -54,8 +64,10 @@ cdef class _Receiver(_Buffer):
     cdef bint wound_up        # a receive was made after winding_up
     cdef long long messages_in
     cdef Py_ssize_t owed      # replies to requests that gave up waiting for them
+    cdef again kept           # small messages that were given out
 
     def __dealloc__(self):
+        again_forget(&self.kept)
         self.drop_partial()
         free_turn(&self.receiving)
 
@@ -216,13 +228,21 @@ cdef class _Receiver(_Buffer):
         length -= lay.surplus
         if length > <uint64_t>room or length > lay.limit:
             return NULL
-        message = new_bytes(<const char *>p + lay.header, <Py_ssize_t>length)
+        message = again_one(&self.kept, <const char *>p + lay.header, <Py_ssize_t>length)
         if message == NULL:
             PyErr_Clear()
             return NULL
         self.consume(lay.header + <Py_ssize_t>length)
         self.delivered()
         return message
+
+    cdef void rest(self) noexcept:
+        if self.start == self.end:
+            again_forget_given(&self.kept)
+            self.drop_buffer()
+
+    cdef void before_sleep(self) noexcept:
+        again_forget(&self.kept)
 
     cdef PyObject *at_hand(self) noexcept:
         """The next message if it has been read ahead, without taking a turn, or NULL."""
@@ -242,24 +262,27 @@ cdef class _Receiver(_Buffer):
         cdef const unsigned char *p = <const unsigned char *>self.buf + self.start
         cdef Py_ssize_t room = self.end - self.start
         cdef Py_ssize_t before = room
+        cdef Py_ssize_t count = 0
         cdef uint64_t length
         if not self.plain or self.into != NULL:
             return 0
-        while most > 0 and room >= lay.header:
+        again_begin(&self.kept)
+        while count < most and room >= lay.header:
             length = read_length(p, lay.width, lay.little)
             if length < lay.minimum:
                 break
             length -= lay.surplus
             if length > <uint64_t>(room - lay.header) or length > lay.limit:
                 break
-            messages.append(
-                PyBytes_FromStringAndSize(<const char *>p + lay.header, <Py_ssize_t>length))
+            messages.append(again_next(
+                &self.kept, count, <const char *>p + lay.header, <Py_ssize_t>length))
             p += lay.header + length
             room -= lay.header + <Py_ssize_t>length
-            most -= 1
-            self.delivered()
-        if room < before:
+            count += 1
+        if count:
             self.consume(before - room)
+            self.messages_in += count
+            self.owed -= min(count, self.owed)
         return 0
 
     cdef void delivered(self) noexcept:

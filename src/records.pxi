@@ -137,7 +137,7 @@ cdef class _Records:
         cdef Py_ssize_t got, n = self.whole_records()
         while n == 0:
             if self.drained:
-                return -errno.EAGAIN
+                return SOCK_AGAIN
             if self.raw == NULL:
                 self.raw = spare_take()
                 if self.raw == NULL:

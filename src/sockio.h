@@ -22,7 +22,8 @@ typedef WSABUF sock_iov;
 #define SOCK_CONNECTION_ABORTED WSAECONNABORTED
 
 static inline int sock_intr(Py_ssize_t r) { return r == -WSAEINTR; }
-static inline int sock_again(Py_ssize_t r) { return r == -WSAEWOULDBLOCK; }
+#define SOCK_AGAIN (-WSAEWOULDBLOCK) /* nothing can be done without waiting */
+static inline int sock_again(Py_ssize_t r) { return r == SOCK_AGAIN; }
 
 static inline int sock_raise(Py_ssize_t r) {
     PyErr_SetExcFromWindowsErr(PyExc_OSError, (int)-r);
@@ -195,6 +196,7 @@ typedef struct iovec sock_iov;
 #endif
 
 static inline int sock_intr(Py_ssize_t r) { return r == -EINTR; }
+#define SOCK_AGAIN (-EAGAIN) /* nothing can be done without waiting */
 static inline int sock_again(Py_ssize_t r) { return r == -EAGAIN || r == -EWOULDBLOCK; }
 
 static inline int sock_raise(Py_ssize_t r) {

@@ -60,15 +60,21 @@ cdef class FrameStream(_Options):
             self.leave_receiving()
 
     def __iter__(self):
-        return self
+        if type(self).__next__ is not FrameStream.__next__:
+            return self
+        return _Messages.__new__(_Messages, self)
 
     def __next__(self):
-        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef PyObject *ready = self.at_hand()
         if ready != NULL:
             message = <object>ready
             Py_DECREF(message)
             return message
+        return self.next_of_loop()
+
+    cdef object next_of_loop(self):
+        """The next message; StopIteration at the end of the stream."""
+        cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         self.enter(&self.receiving, &until)
         try:
             return self.next(&until)
@@ -489,3 +495,28 @@ cdef class FrameStream(_Options):
         finally:
             self.leave_receiving()
         return (sock, rest) if leftover else sock
+
+
+@cython.final
+cdef class _Messages:
+    """The messages of a stream, for a loop.
+
+    Python calls this one's `__next__` directly, but that of a class which is derived in
+    Python only by its name, at a cost of as much again.
+    """
+
+    cdef FrameStream stream
+
+    def __cinit__(self, FrameStream stream):
+        self.stream = stream
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef PyObject *ready = self.stream.at_hand()
+        if ready != NULL:
+            message = <object>ready
+            Py_DECREF(message)
+            return message
+        return self.stream.next_of_loop()

@@ -152,10 +152,10 @@ cdef class _Tls(_Records):
         try:
             return self.object.read(n, self.window)
         except self.ssl.SSLWantReadError:
-            return -errno.EAGAIN
+            return SOCK_AGAIN
         except self.ssl.SSLWantWriteError:
             self.in_wants = SOCK_WRITE
-            return -errno.EAGAIN
+            return SOCK_AGAIN
         except self.ssl.SSLZeroReturnError:
             return 0
         except self.ssl.SSLEOFError:
@@ -169,11 +169,11 @@ cdef class _Tls(_Records):
             self.interruption = exc
             left = self.left_in_record()
             if self.plain > 0:
-                return self.plain - left or -errno.EAGAIN
+                return self.plain - left or SOCK_AGAIN
             if self.plain == 0 and left > 0 and n == 1:
                 return 1
             if left == 0 and self.incoming is not None and self.incoming.pending == before:
-                return -errno.EAGAIN
+                return SOCK_AGAIN
             # A record of a single byte, or of none: nobody can tell.
             self.failure = OSError(
                 errno.EIO, "a signal's handler has broken a read of TLS: close the connection")
@@ -256,9 +256,9 @@ cdef class _Tls(_Records):
             n = self.object.write(self.window)
         except self.ssl.SSLWantReadError:
             self.out_wants = SOCK_READ
-            return -errno.EAGAIN
+            return SOCK_AGAIN
         except self.ssl.SSLWantWriteError:
-            return -errno.EAGAIN
+            return SOCK_AGAIN
         except (self.ssl.SSLZeroReturnError, self.ssl.SSLEOFError):
             return -errno.EPIPE
         except self.ssl.SSLError as exc:

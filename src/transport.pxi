@@ -25,6 +25,7 @@ cdef enum Kind_of_end:
 cdef enum:
     LONG_CALL = 128 * 1024    # a system call that may copy more lets other threads run
     IOV_MOST = 64             # pieces in one system call
+    FORESEEN = 7              # receives that sleep at once, behind one that found nothing
 
 
 # Counts forks: a stream from before the last one belongs to the parent.
@@ -100,6 +101,7 @@ cdef class _Transport:
     cdef double refused_at
     cdef long long refused_behind
     cdef int waiting_for      # what a call sleeps for: SOCK_READ, SOCK_WRITE
+    cdef int foreseen         # receives for which nothing will have come yet
     cdef bint lost            # an error that ends the connection has been raised
     cdef unsigned int born    # how many forks there had been
     cdef long long calls_in, waits_in, calls_out, waits_out, bytes_in, bytes_out
@@ -345,8 +347,10 @@ cdef class _Transport:
             with nogil:
                 ready = sock_poll(self.reader, self.writer, real, wake, left)
             self.waiting_for &= ~want
-            if ready > 0 and not ready & SOCK_WOKEN and not self.closed:
-                return ready if real == want else want
+            if ready > 0 and not self.closed and (
+                not ready & SOCK_WOKEN or (ready & SOCK_READ and self.winding_up)
+            ):
+                return ready & ~SOCK_WOKEN if real == want else want
             if ready < 0 and not sock_intr(ready):
                 sock_raise(ready)
             PyErr_CheckSignals()
@@ -388,24 +392,35 @@ cdef class _Transport:
         raise NotImplementedError
 
     cdef void rest(self) noexcept:
-        """Give back what a sleeping call need not hold."""
+        """Give back what a sleeping call need not hold, as far as nothing is in it."""
+
+    cdef void before_sleep(self) noexcept:
+        """Give back what is of use only if the next bytes are there already."""
 
     cdef Py_ssize_t receive(self, Deadline *until) except -1:
         """Receive at least a byte to where aim() says; 0 is the end of the stream."""
         cdef sock_iov iov[2]
         cdef Py_ssize_t got
         cdef int n
+        cdef bint waited = False
         if self.receive_error:
             self.fail_receive(self.receive_error)
         while True:
             n = self.aim(iov)
-            got = self.try_receive(iov, n, until)
-            if sock_again(got) and self.spinning > 0 and self.is_socket():
-                got = self.spin(iov, n, until)
+            if self.foreseen and not waited and until.seconds != 0 and not self.winding_up:
+                self.foreseen -= 1
+                got = SOCK_AGAIN
+            else:
+                got = self.try_receive(iov, n, until)
+                if sock_again(got) and self.spinning > 0 and self.is_socket():
+                    got = self.spin(iov, n, until)
+                elif sock_again(got) and self.kind == SOCKET:
+                    self.foreseen = FORESEEN
             if got >= 0:
                 return got
             if sock_again(got):
                 self.waits_in += 1
+                self.before_sleep()
                 if self.may_sleep_in_recv(until):
                     self.calls_in += 1
                     with nogil:
@@ -419,6 +434,7 @@ cdef class _Transport:
                 if sock_again(got):
                     self.rest()
                     self.wait(SOCK_READ, until)
+                    waited = True
                     continue
             if sock_intr(got):
                 PyErr_CheckSignals()
