@@ -18,7 +18,7 @@ space := $(subst ,, )
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint bench bench-quick bench-growth bench-instructions build clean
+.PHONY: help demo test test-slow lint docs bench bench-quick bench-growth bench-instructions build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ lint: $(VENV)/.package $(VENV)/.tools ## format, style, types, stubs, compiler w
 	CFLAGS="-O2 -Wall -Wextra -Werror" $(PIP) wheel -q --no-deps -w build/strict .
 	rm -rf build
 
+docs: $(VENV)/.package $(VENV)/.docs ## the documentation as a site: docs/_build/html
+	$(BIN)/sphinx-build -q -n -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html is the first page"
+
 bench: $(VENV)/.bench ## compare speeds on this machine, with charts: under 20 minutes
 	$(BIN)/pytest bench --benchmark-quiet --timeout=0 --results=bench/results $(ARGS)
 	$(BIN)/python bench/charts.py bench/results
@@ -65,7 +69,7 @@ build: $(VENV)/.made ## make dist/: the source distribution, and the wheel from 
 	$(BIN)/python -m build
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) build dist *.egg-info src/*.c src/*.html
+	rm -rf $(VENV) build dist docs/_build *.egg-info src/*.c src/*.html
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
 
 $(VENV)/.made:
@@ -80,6 +84,10 @@ $(VENV)/.made:
 
 $(VENV)/.tools: $(VENV)/.made pyproject.toml
 	$(PIP) install -q --group test --group lint
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.made pyproject.toml
+	$(PIP) install -q --group docs
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.package pyproject.toml
