@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +18,7 @@ import pytest
 
 import pysock
 from conftest import linux, require_peer
-from pages import Page, allowing_root, replaced
+from pages import Page, Site, replaced
 from peers import LONG, until
 
 if sys.platform == "win32":
@@ -31,142 +29,22 @@ from pysock.remote import RemoteClient, RemoteServer
 from pysock.remote.protocol import FRAMING, Exec, Exit, Kind, credit, eof, version
 
 PAGE = Page("docs/remote.md")
-PROGRAMS = {block.split()[1]: block for block in PAGE.blocks("python")}
+PROGRAMS = PAGE.programs()
 WITH_TLS = {"tls_server.py", "tls_client.py"}
 WITH_SERVER = {name for name, text in PROGRAMS.items() if '("unix:remote.sock") as r' in text}
 ALONE = [name for name in PROGRAMS if name not in {"server.py", *WITH_TLS}]
 
 pytestmark = linux
 
-# What turns the page's commands into a script: a server runs until the next one starts.
-PRELUDE = """
-set -uo pipefail
-server=
-stop() {
-    if [ -n "$server" ]; then kill "$server"; wait "$server"; server=; fi
-}
-trap stop EXIT
-start() {
-    stop
-    "$@" 2>server.log &
-    server=$!
-    until grep -q " serves commands on " server.log; do
-        kill -0 "$server" || { cat server.log >&2; exit 1; }
-        sleep 0.02
-    done
-}
-must() {
-    eval "$1" || { echo "failed: $1" >&2; exit 1; }
-}
-check() {
-    said=$(eval "$2" 2>&1 | tr '\\n' ' ')
-    [ "${said% }" = "$1" ] || { echo "expected $1, got $said: $2" >&2; exit 1; }
-}
-"""
-
-
-class Site:
-    """A folder with the page's programs, and a port that is 5210 there."""
-
-    def __init__(self, folder: Path, listener: socket.socket) -> None:
-        self.folder = folder
-        self._fd = listener.fileno()
-        self.port = listener.getsockname()[1]
-        self._env = {
-            **os.environ,
-            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-            "XDG_RUNTIME_DIR": str(folder),
-            "HOME": str(folder),
-        }
-        folder.chmod(0o700)
-        command = folder / "bin" / "pysock"
-        command.parent.mkdir()
-        asked = '[ "$1" = shell-server ] && set -- "$@" --allow-root\n'
-        command.write_text(
-            f"#!/bin/sh\n{asked if os.geteuid() == 0 else ''}"
-            f'exec {sys.executable} -W error -P -m pysock "$@"\n'
-        )
-        command.chmod(0o755)
-        for name, text in PROGRAMS.items():
-            (folder / name).write_text(allowing_root(self.here(text)))
-
-    def here(self, text: str) -> str:
-        import pwd
-
-        user = pwd.getpwuid(os.geteuid())
-        for old, new in (
-            ("tls://:5210", f"fd://{self._fd}"),
-            ("localhost:5210", f"localhost:{self.port}"),
-            ("user you may not", f"user {user.pw_name} may not"),
-            ("# /home/you", f"# {user.pw_dir}"),
-        ):
-            text = text.replace(old, new)
-        return text
-
-    def script(self, *shown: str) -> None:
-        """Run commands of the page, and check what they print."""
-        lines = []
-        for line in "\n".join(shown).splitlines():
-            command, _, expected = self.here(line).partition("  # ")
-            if command.startswith("pysock shell-server"):
-                lines.append(f"start {command}")
-            elif expected:
-                lines.append(f"check {shlex.quote(expected)} {shlex.quote(command)}")
-            else:
-                lines.append(f"must {shlex.quote(command)}")
-        assert lines
-        self.run("bash", "-c", PRELUDE + "\n".join(lines))
-
-    def run(self, *command: str, input: str = "") -> str:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self._env,
-            input=input,
-            pass_fds=[self._fd],
-            capture_output=True,
-            text=True,
-            timeout=3 * LONG,
-        )
-        log = self.folder / "server.log"
-        assert done.returncode == 0, (done, log.exists() and log.read_text())
-        assert "Traceback" not in done.stderr
-        return done.stdout
-
-    def program(self, name: str) -> list[str]:
-        """Run a program of the page; return the lines it prints."""
-        return self.run(sys.executable, "-W", "error", name).splitlines()
-
-    @contextlib.contextmanager
-    def serving(self, *command: str) -> Iterator[None]:
-        """Run a server until Ctrl-C."""
-        with (self.folder / "server.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=self.folder, env=self._env, pass_fds=[self._fd], stderr=log
-            )
-        try:
-            yield
-            assert process.poll() is None, (self.folder / "server.log").read_text()
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(LONG)
-            finally:
-                process.kill()
-                process.wait()
-
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    import pwd
+
+    user = pwd.getpwuid(os.geteuid())
+    changes = ("user you may not", f"user {user.pw_name} may not"), ("/home/you", user.pw_dir)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield Site(tmp_path, listener)
-
-
-def expected(program: str) -> list[str]:
-    """What comments behind print() calls, or at the end, promise."""
-    at_end = re.search(r"((?:^# .*\n)+)\Z", program, re.MULTILINE)
-    behind = re.findall(r"^ *print\(.*\)  # (.*)$", program, re.MULTILINE)
-    return at_end[1].replace("# ", "").splitlines() if at_end else behind
+        yield Site(tmp_path, PAGE, listener, *changes)
 
 
 # ------------------------------------------------------------ commands
@@ -193,7 +71,7 @@ def test_commands_over_tls_with_a_key(site):
     section = PAGE.section("Over the network")
     site.script(*PAGE.blocks("sh", section))
     with site.serving(sys.executable, "-W", "error", "tls_server.py"):
-        assert site.program("tls_client.py") == expected(PROGRAMS["tls_client.py"])
+        site.check_program("tls_client.py")
 
 
 def test_commands_of_a_server_that_allows_few(site):
@@ -212,14 +90,12 @@ def test_commands_of_a_server_that_allows_few(site):
 def test_program_prints_what_its_comments_say(site, name):
     if name == "allow.py":
         require_peer("git")
-    promised = expected(PROGRAMS[name])
-    assert promised
     if name not in WITH_SERVER:
-        assert site.program(name) == promised
+        site.check_program(name)
         return
     with site.serving(sys.executable, "-W", "error", "server.py"):
         until((site.folder / "remote.sock").exists)
-        assert site.program(name) == promised
+        site.check_program(name)
 
 
 def test_every_block_is_run():
@@ -258,8 +134,8 @@ def test_unit_serves(site):
             for line in "\n".join(PAGE.blocks("sh")).splitlines()
             if line.startswith("pysock run tls:")
         ]
-        client, _, promised = site.here(client).partition("  # ")
-        assert site.run(*shlex.split(client)) == f"{promised}\n"
+        client, _, said = site.here(client).partition("  # ")
+        assert site.run(*shlex.split(client)) == f"{said}\n"
 
 
 def test_systemd_finds_no_fault_with_the_unit(tmp_path):
@@ -356,13 +232,3 @@ def test_options_in_the_text_exist():
     assert seen == {*helps}
     for option in re.findall(r"`(--[a-z-]+)", PAGE.text):
         assert any(option in text for text in helps.values()), option
-
-
-def test_links_lead_somewhere():
-    for link in re.findall(r"\]\(([^)]+)\)", PAGE.text):
-        name, _, anchor = link.partition("#")
-        path = PAGE.path.parent / name if name else PAGE.path
-        assert path.is_file(), link
-        titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        anchors = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
-        assert not anchor or anchor in anchors, link

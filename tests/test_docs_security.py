@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import socket
 import ssl
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 import certificates
 import pysock
 from conftest import linux, require_peer
-from pages import Page, replaced
+from pages import Page, Site, promised, replaced
 from peers import LONG, until
 from proofs import KEY
 from pysock import tls
@@ -31,7 +30,7 @@ pytestmark = linux
 
 certs = certificates.certs
 
-MODULES = {block.split()[1]: block for block in PAGE.blocks("python")}
+MODULES = PAGE.programs()
 PAIRS = ["unix", "uids", "pin", "ca"]  # a server's program and a client's
 ALONE = [
     name
@@ -39,122 +38,23 @@ ALONE = [
     if name != "app.py" and not name.endswith(("_server.py", "_client.py"))
 ]
 
-# What turns the page's commands into a script: a server runs until the next one starts.
-PRELUDE = """
-set -euo pipefail
-server=
-stop() {
-    if [ -n "$server" ]; then kill "$server"; wait "$server"; server=; fi
-}
-trap stop EXIT
-start() {
-    stop
-    "$@" 2>server.log &
-    server=$!
-    until grep -q " serves " server.log; do
-        kill -0 "$server" || { cat server.log; exit 1; }
-        sleep 0.02
-    done
-}
-check() {
-    said=$("${@:2}")
-    [ "$said" = "$1" ] || { echo "expected $1, got $said" >&2; exit 1; }
-}
-"""
-
-
-class Site:
-    """A folder with the page's programs, and a port that is 5210 there."""
-
-    def __init__(self, folder: Path, listener: socket.socket) -> None:
-        self.folder = folder
-        self._fd = listener.fileno()
-        self.port = listener.getsockname()[1]
-        self._env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-        command = folder / "bin" / "pysock"
-        command.parent.mkdir()
-        command.write_text(f'#!/bin/sh\nexec {sys.executable} -W error -P -m pysock "$@"\n')
-        command.chmod(0o755)
-        for name, text in MODULES.items():
-            (folder / name).write_text(self.here(text))
-
-    def here(self, text: str) -> str:
-        for old, new in (
-            ("tls://:5210", f"fd://{self._fd}"),
-            ("localhost:5210", f"localhost:{self.port}"),
-            ("# uid 1000 ", f"# uid {os.getuid()} "),
-        ):
-            text = text.replace(old, new)
-        return text
-
-    def script(self, *shown: str) -> None:
-        """Run commands of the page, and check what they print."""
-        lines = []
-        for line in "\n".join(shown).splitlines():
-            command, _, expected = self.here(line).partition("  # ")
-            if command.startswith("pysock serve "):
-                command = f"start {command}"
-            elif expected:
-                command = f"check {shlex.quote(expected)} {command}"
-            lines.append(command)
-        assert lines
-        self.run("bash", "-c", PRELUDE + "\n".join(lines))
-
-    def run(self, *command: str, within: float = 3 * LONG) -> str:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self._env,
-            pass_fds=[self._fd],
-            capture_output=True,
-            text=True,
-            timeout=within,
-        )
-        log = self.folder / "server.log"
-        assert done.returncode == 0, (done, log.exists() and log.read_text())
-        assert "Traceback" not in done.stderr
-        return done.stdout
-
-    @contextlib.contextmanager
-    def serving(self, *command: str) -> Iterator[None]:
-        """Run a server until Ctrl-C."""
-        with (self.folder / "server.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=self.folder, env=self._env, pass_fds=[self._fd], stderr=log
-            )
-        try:
-            yield
-            assert process.poll() is None
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(LONG)
-            finally:
-                process.kill()
-                process.wait()
-
-    def pair(self, name: str, client: str = "") -> str:
-        """Run a server's program and a client's; return what the client prints."""
-        client = client or f"{name}_client.py"
-        with self.serving(sys.executable, "-W", "error", f"{name}_server.py"):
-            if "unix:" in MODULES[client]:
-                until((self.folder / "app.sock").exists)
-            said = self.run(sys.executable, "-W", "error", client)
-        assert said.splitlines() == (expected(MODULES[client]) or said.splitlines())
-        return said
-
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    uid = ("# uid 1000 ", f"# uid {os.getuid()} ")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield Site(tmp_path, listener)
+        yield Site(tmp_path, PAGE, listener, uid)
 
 
-def expected(program: str) -> list[str]:
-    """What comments behind print() calls, or at the end, promise."""
-    behind = re.findall(r"^ *print\(.*\)  # (.*)$", program, re.MULTILINE)
-    at_end = re.search(r"((?:^# .*\n)+)\Z", program, re.MULTILINE)
-    return behind or (at_end[1].replace("# ", "").splitlines() if at_end else [])
+def talk(site: Site, name: str, client: str = "") -> str:
+    """Run a server's program and a client's; return what the client prints."""
+    client = client or f"{name}_client.py"
+    with site.serving(sys.executable, "-W", "error", f"{name}_server.py"):
+        if "unix:" in MODULES[client]:
+            until((site.folder / "app.sock").exists)
+        said = site.program(client)
+    assert said == (promised(MODULES[client]) or said)
+    return "\n".join(said)
 
 
 def keygen(site: Site) -> None:
@@ -167,19 +67,19 @@ def keygen(site: Site) -> None:
 
 def test_unix_socket(site):
     site.script(PAGE.blocks("sh", PAGE.section("One machine: Unix sockets"))[0])
-    assert site.pair("unix") == f"uid {os.getuid()} said hello\n"
+    assert talk(site, "unix") == f"uid {os.getuid()} said hello"
 
 
 def test_unix_socket_of_several_users(site):
     site.script(PAGE.blocks("sh", PAGE.section("Other users of the machine"))[0])
-    assert site.pair("uids", "unix_client.py") == f"uid {os.getuid()} said hello\n"
+    assert talk(site, "uids", "unix_client.py") == f"uid {os.getuid()} said hello"
 
 
 def test_pin_and_key_from_the_first_to_the_renewed(site):
     pytest.importorskip("cryptography")
     require_peer("openssl")
     site.script(*PAGE.blocks("sh", PAGE.section("Several machines: a pin and a key")))
-    assert site.pair("pin") == "alice said hello\n"
+    assert talk(site, "pin") == "alice said hello"
     files = PAGE.section("Several machines: a pin and a key")
     for name, mode in re.findall(
         r"^\| `([\w.-]+)` \|.*\| (any|0600) \|$", files, re.MULTILINE
@@ -191,7 +91,7 @@ def test_pin_and_key_from_the_first_to_the_renewed(site):
 def test_ca(site):
     require_peer("openssl")
     site.script(*PAGE.blocks("sh", PAGE.section("Several machines: a CA")))
-    assert site.pair("ca") == "alice said hello\n"
+    assert talk(site, "ca") == "alice said hello"
     # Neither end can be the other with its certificate.
     for names in (("alice", "server"), ("server", "server"), ("alice", "alice")):
         client, server = (
@@ -215,9 +115,7 @@ def test_ca(site):
 def test_program_prints_what_its_comments_say(site, name):
     if "certificate.pem" in MODULES[name]:
         keygen(site)
-    promised = expected(MODULES[name])
-    assert promised
-    assert site.run(sys.executable, "-W", "error", name).splitlines() == promised
+    site.check_program(name)
 
 
 def test_every_block_is_run():
@@ -233,18 +131,6 @@ def test_every_block_is_run():
         "yaml",
         "haproxy",
     }
-
-
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)]+)\)", PAGE.text)
-    assert links
-    for link in links:
-        name, _, anchor = link.partition("#")
-        path = PAGE.path.parent / name if name else PAGE.path
-        assert path.is_file(), link
-        titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        anchors = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
-        assert not anchor or anchor in anchors, link
 
 
 # ------------------------------------------------------------ files that others can read

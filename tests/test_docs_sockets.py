@@ -24,7 +24,7 @@ import pytest
 import pysock
 from conftest import ipv6, linux
 from gate import Echo
-from pages import ROOT, Page
+from pages import Page
 from peers import LONG
 
 PAGES = {name: Page(f"docs/{name}") for name in ("sockets.md", "sockets.zh-CN.md")}
@@ -348,19 +348,6 @@ def test_translation_is_one():
         for mine, its in zip(ours, theirs, strict=True):
             words = re.sub(r"`[^`]*`", "", mine)
             assert mine != its or not re.search(r"[a-z]{4}", words), mine
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_links_lead_somewhere(name):
-    page = PAGES[name]
-    titles = re.findall(r"^#+ (.*)$", page.text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}
-    links = re.findall(r"\]\(([^)]+)\)", page.text)
-    assert links
-    for link in links:
-        path, _, anchor = link.partition("#")
-        assert anchor == "" or anchor in anchors
-        assert path == "" or (ROOT / "docs" / path).is_file()
 
 
 # ------------------------------------------------------------ sockets of the user
