@@ -194,7 +194,10 @@ class Site:
             f"#!/bin/sh\n{asked if os.geteuid() == 0 else ''}"
             f'exec {sys.executable} -W error -P -m pysock "$@"\n'
         )
-        command.chmod(0o755)
+        python = folder / "bin" / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -W error "$@"\n')
+        for each in (command, python):
+            each.chmod(0o755)
         for name, text in self.programs.items():
             path = folder / name
             path.parent.mkdir(exist_ok=True)
@@ -206,8 +209,8 @@ class Site:
             text = text.replace(old, new)
         return text
 
-    def script(self, *shown: str) -> None:
-        """Run commands of the page, and check what they print."""
+    def script(self, *shown: str) -> str:
+        """Run commands of the page, check what they say that they print; return the rest."""
         lines = []
         for line in "\n".join(shown).splitlines():
             command, _, said = self.here(line).partition("  # ")
@@ -218,7 +221,7 @@ class Site:
             else:
                 lines.append(command)
         assert lines
-        self.run("bash", "-c", _PRELUDE + "\n".join(lines))
+        return self.run("bash", "-c", _PRELUDE + "\n".join(lines))
 
     def run(self, *command: str, input: str = "") -> str:
         """Run one command; return what it prints."""

@@ -34,6 +34,7 @@ PAGES = {name: Page(f"docs/{name}") for name in ALL if name not in ELSEWHERE}
 PROGRAMS = [(name, program) for name, page in PAGES.items() for program in page.programs()]
 # What is not run: drawings, and what a program prints.
 SHOWN = {"text"}
+FLAGS = re.DOTALL | re.MULTILINE
 
 pytestmark = linux  # abstract addresses, a port that is handed to the server
 
@@ -49,10 +50,12 @@ def used(page: Page, name: str) -> bool:
     """Whether another block of the page runs, serves or imports this program."""
     module = name.removesuffix(".py").replace("/", ".")
     wanted = (
-        rf"\b(python|pytest) .*{re.escape(name)}|(^|\s)(from|import) {module}\b|\b{module}:"
+        rf"(^|[\s\"]){re.escape(name)}\b",
+        rf"^\s*(from|import) {module}\b",
+        rf"\b{module}:\w",
     )
     others = [block for block in page.every_block() if page.programs().get(name) != block.text]
-    return any(re.search(wanted, block.text, re.MULTILINE) for block in others)
+    return any(re.search("|".join(wanted), block.text, re.MULTILINE) for block in others)
 
 
 @pytest.mark.parametrize(("site", "program"), PROGRAMS, indirect=["site"])
@@ -71,7 +74,11 @@ def test_program_prints_what_it_says(
     "site", [name for name, page in PAGES.items() if page.commands()], indirect=True
 )
 def test_commands_print_what_they_say(site: Site, request: pytest.FixtureRequest) -> None:
-    site.script(*PAGES[request.node.callspec.params["site"]].commands())
+    page = PAGES[request.node.callspec.params["site"]]
+    printed = site.script(*page.commands())
+    # A text right behind commands is what they print.
+    shown = re.findall(r"^```sh\n[^`]*?^```\n\n```text\n(.*?)^```$", page.text, FLAGS)
+    assert printed == "".join(shown)
 
 
 @pytest.mark.parametrize("name", PAGES)
