@@ -6,6 +6,10 @@ as in `print(1 + 1)  # 2`, or in comments at its end.  Commands promise what the
 same way.  A block that cannot be run has a comment above it that says why:
 
     <!-- not run: it needs a second machine -->
+
+A program that needs what the commands before it have made has this one above it:
+
+    <!-- run in its place -->
 """
 
 from __future__ import annotations
@@ -30,16 +34,18 @@ ROOT = Path(__file__).parent.parent
 LIMIT = 60 * TIME_FACTOR  # nothing takes this long unless it hangs
 
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: ([^>]*?) -->\n+)?^```([\w{}-]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:^<!-- (?:not run: ([^>]*?)|(run in its place)) -->\n+)?^```([\w{}-]*)\n(.*?)^```$",
+    re.DOTALL | re.MULTILINE,
 )
 
 
 class Block(NamedTuple):
-    """A block of code, and why it is not run, or ""."""
+    """A block of code; why it is not run, or ""; whether it is run among the commands."""
 
     language: str
     text: str
     not_run: str
+    in_place: bool
 
 
 class Page:
@@ -63,7 +69,9 @@ class Page:
     def every_block(self) -> list[Block]:
         """All blocks, as they stand in the page."""
         found = _BLOCK.findall(self.text)
-        return [Block(language, text, why) for why, language, text in found]
+        return [
+            Block(language, text, why, bool(place)) for why, place, language, text in found
+        ]
 
     def programs(self) -> dict[str, str]:
         """The Python blocks that are to be run, by name; the others are numbered."""
@@ -77,9 +85,15 @@ class Page:
         return programs
 
     def commands(self) -> list[str]:
-        """The blocks of commands that are to be run."""
-        blocks = self.every_block()
-        return [block.text for block in blocks if block.language == "sh" and not block.not_run]
+        """The blocks of commands that are to be run, and programs in their place."""
+        names = {text: name for name, text in self.programs().items()}
+        return [
+            f"python {names[block.text]}  # {' '.join(promised(block.text))}\n"
+            if block.in_place
+            else block.text
+            for block in self.every_block()
+            if block.in_place or (block.language == "sh" and not block.not_run)
+        ]
 
     def check_links(self) -> None:
         """Fail where a link leads nowhere, be it a file or a heading."""

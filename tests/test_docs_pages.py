@@ -31,7 +31,14 @@ ELSEWHERE = {
 ALL = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
 ALL = {name: path for name, path in ALL.items() if not name.startswith("_")}
 PAGES = {name: Page(f"docs/{name}") for name in ALL if name not in ELSEWHERE}
-PROGRAMS = [(name, program) for name, page in PAGES.items() for program in page.programs()]
+BLOCKS = [block for page in PAGES.values() for block in page.every_block()]
+IN_PLACE = [block.text for block in BLOCKS if block.in_place]
+PROGRAMS = [
+    (name, program)
+    for name, page in PAGES.items()
+    for program, text in page.programs().items()
+    if text not in IN_PLACE
+]
 # What is not run: drawings, and what a program prints.
 SHOWN = {"text"}
 FLAGS = re.DOTALL | re.MULTILINE
