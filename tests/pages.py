@@ -266,7 +266,8 @@ class Site:
         """Run a program of the page; it prints what its comments say."""
         lines = promised(self.programs[name])
         assert lines, f"{name} does not say what it prints"
-        assert self.program(name) == lines
+        printed = self.program(name)
+        assert printed == lines, f"{name} prints {printed}, and says {lines}"
 
     @contextlib.contextmanager
     def serving(self, *command: str) -> Iterator[None]:
