@@ -44,7 +44,7 @@ lint: $(VENV)/.package $(VENV)/.tools ## format, style, types, stubs, compiler w
 	rm -rf build
 
 docs: $(VENV)/.package $(VENV)/.docs ## the documentation as a site: docs/_build/html
-	$(BIN)/sphinx-build -q -n -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -a -E -n -W --keep-going docs docs/_build/html
 	@echo "docs/_build/html/index.html is the first page"
 
 bench: $(VENV)/.bench ## compare speeds on this machine, with charts: under 20 minutes

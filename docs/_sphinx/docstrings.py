@@ -168,7 +168,7 @@ def _items(text: str, section: str) -> str:
         if not what:
             named, what = "", item
         said.append(
-            f"    - {named + ' -- ' if named else ''}{_inline(' '.join(what.split()))}"
+            f"    - {named + ' – ' if named else ''}{_inline(' '.join(what.split()))}"
         )
     return "\n".join(said)
 
