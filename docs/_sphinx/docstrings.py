@@ -167,9 +167,7 @@ def _items(text: str, section: str) -> str:
         named = ", ".join(mark.format(name.strip()) for name in names.split(","))
         if not what:
             named, what = "", item
-        said.append(
-            f"    - {named + ' – ' if named else ''}{_inline(' '.join(what.split()))}"
-        )
+        said.append(f"    - {named + ' – ' if named else ''}{_inline(' '.join(what.split()))}")
     return "\n".join(said)
 
 

@@ -48,7 +48,7 @@ KNOWN = {
     "cassandra": Known(
         "version:u8|flags:u8|stream:i16|opcode:u8|length:u32",
         "body",
-        "04 00 0000 01 00000000 0001 000b 'CQL_VERSION' 0005 '3.0.0'",
+        "04 00 0000 0f 00000000 00000002 6f6b",
     ),
     "chrome-native": Known("length:u32", "JSON", "'{\"a\":1}'"),
     "dns": Known("length:u16", "message", "1234 0100 0001 0000 0000 0000"),
