@@ -377,7 +377,8 @@ class FrameStream:
     @spin.setter
     def spin(self, value: float) -> None: ...
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether the stream was closed here, or given up by `detach`."""
     @property
     def max_fds(self) -> int:
         """The most descriptors that one message may bring; 0: the system drops all."""
@@ -724,7 +725,8 @@ class DatagramSocket:
     def setblocking(self, flag: bool) -> None:
         """As `settimeout(None)` or `settimeout(0)`."""
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether the socket was closed here, or given up by `detach`."""
     @property
     def ignored(self) -> int: ...
     @property

@@ -112,6 +112,11 @@ def test_index_leads_to_every_page() -> None:
         assert name == "index.md" or f"]({name})" in text, name
 
 
+def test_deploying_has_one_block_of_commands_that_its_test_runs() -> None:
+    """The other pages with tests of their own count their blocks there."""
+    assert len(Page("docs/deploy.md").commands()) == 1
+
+
 def test_pages_with_tests_of_their_own_are_named_there() -> None:
     for page, test in ELSEWHERE.items():
         assert f"docs/{page.partition('.')[0]}" in (ROOT / "tests" / test).read_text() or (

@@ -11,11 +11,12 @@ import ast
 import importlib.resources
 import inspect
 import re
-from typing import Any
-
-from sphinx.application import Sphinx
+from typing import TYPE_CHECKING, Any
 
 from pysock import framing
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 _SECTIONS = {"Args:": "Parameters", "Raises:": "Raises", "Returns:": "Returns"}
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
@@ -23,6 +24,7 @@ _SHOWN = {"ReadableBuffer": "Buffer", "WriteableBuffer": "Buffer", "socket": "so
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("autodoc-skip-member", _skip_member)
     app.connect("autodoc-process-docstring", _process_docstring)
     app.connect("autodoc-process-signature", _process_signature)
     app.connect("missing-reference", _missing_reference)
@@ -89,6 +91,13 @@ def _in_stub(obj: Any) -> tuple[str, str, str] | None:
         heirs = (framing.FrameStream, framing.DatagramSocket)
         within = next((heir.__name__ for heir in heirs if issubclass(heir, base)), within)
     return STUB.get(f"{within}.{name}".lstrip("."))
+
+
+def _skip_member(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    said = _in_stub(obj)
+    return False if skip and said and said[0] and not name.startswith("_") else None
 
 
 def _process_signature(
@@ -163,7 +172,7 @@ def _items(text: str, section: str) -> str:
     said = []
     for item in items:
         names, _, what = item.partition(": ")
-        mark = "**{}**" if section == "Args:" else "`{}`"
+        mark = "**{}**" if section == "Args:" else ":py:obj:`{0} <{0}>`"
         named = ", ".join(mark.format(name.strip()) for name in names.split(","))
         if not what:
             named, what = "", item
