@@ -43,6 +43,7 @@ myst_links_external_new_tab = False
 suppress_warnings = ["myst.header"]  # SECURITY.md and others begin where they like
 
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["pytest"]  # of the plugin only what it says is here
 autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 80
 add_module_names = False
