@@ -105,12 +105,21 @@ def _process_signature(
 ) -> tuple[str, str | None] | None:
     said = _in_stub(obj)
     if said is None or what not in ("class", "method", "function"):
-        private = re.search(r", _\w+: [^,)]*", signature or "")
-        return (signature.replace(private[0], ""), result) if private else None
+        return (_shown(signature), result) if signature else None
     if what == "class":
         init = STUB.get(f"{obj.__qualname__}.__init__")
         return (init[1], None) if init else None
     return said[1], said[2]
+
+
+def _shown(signature: str) -> str:
+    """A signature without private arguments, and with the names that people know."""
+    text = re.sub(r", _\w+: [^,)]*", "", signature)
+    text = re.sub(
+        r"[~\w.]*\bAddress \| str \| bytes(?: \| [~\w.]+\[[^]]*\])+", "AddressLike", text
+    )
+    text = re.sub(r" \| [~\w.]*EllipsisType\b", "", text).replace("= Ellipsis", "= ...")
+    return re.sub(r"\b(Readable|Writeable)Buffer\b", "Buffer", text)
 
 
 # ------------------------------------------------------------ the text
