@@ -18,7 +18,8 @@ space := $(subst ,, )
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint docs bench bench-quick bench-growth bench-instructions build clean
+.PHONY: help demo test test-slow lint docs build clean
+.PHONY: bench bench-quick bench-growth bench-instructions
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
