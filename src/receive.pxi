@@ -24,6 +24,7 @@ cdef enum:
     DIRECT = 8 * 1024         # a frame that misses more than this is not read ahead
     HEAD_ROOM = 2 * 1024      # read ahead of the frame that follows a large one
     FIRST_ROOM = 128 * 1024   # allocated for a large message before its bytes arrive
+    MANY_SMALL = 8 * 1024     # in the buffer: so many messages that their memory is kept
     GROWTH = 4                # then as many times what has arrived
     HUGE = 32 * 1024 * 1024   # longer ones have pages that malloc() gives to nobody else:
     HUGE_FROM = 8 * 1024 * 1024  # large ones, when there is to be room for so much
@@ -264,9 +265,12 @@ cdef class _Receiver(_Buffer):
         cdef Py_ssize_t before = room
         cdef Py_ssize_t count = 0
         cdef uint64_t length
+        cdef bint keeps
         if not self.plain or self.into != NULL:
             return 0
-        again_begin(&self.kept)
+        keeps = before >= MANY_SMALL
+        if keeps:
+            again_begin(&self.kept)
         while count < most and room >= lay.header:
             length = read_length(p, lay.width, lay.little)
             if length < lay.minimum:
@@ -274,8 +278,13 @@ cdef class _Receiver(_Buffer):
             length -= lay.surplus
             if length > <uint64_t>(room - lay.header) or length > lay.limit:
                 break
-            messages.append(again_next(
-                &self.kept, count, <const char *>p + lay.header, <Py_ssize_t>length))
+            if keeps:
+                message = again_next(
+                    &self.kept, count, <const char *>p + lay.header, <Py_ssize_t>length)
+            else:
+                message = PyBytes_FromStringAndSize(
+                    <const char *>p + lay.header, <Py_ssize_t>length)
+            messages.append(message)
             p += lay.header + length
             room -= lay.header + <Py_ssize_t>length
             count += 1

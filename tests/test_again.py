@@ -77,14 +77,15 @@ def test_batches_are_lists_of_their_own(ends: tuple[Connection, socket.socket]) 
     conn, peer = ends
     seen = []
     for turn in range(6):
-        peer.sendall(frames([b"%d-%02d" % (turn, number) for number in range(50)]))
+        sent = [b"%d-%060d" % (turn, number) for number in range(300)]
+        peer.sendall(frames(sent))
         batch = conn.recv_many()
-        assert batch == [b"%d-%02d" % (turn, number) for number in range(50)]
+        assert batch == sent
         assert all(batch is not other for other in seen)
         if turn % 3 == 0:
             seen.append(batch)
         batch = []
-    assert [batch[7] for batch in seen] == [b"0-07", b"3-07"]
+    assert [batch[7] for batch in seen] == [b"0-%060d" % 7, b"3-%060d" % 7]
 
 
 @pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="references are not counted")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import protocol
-import serving
 
 
 class End:
@@ -115,6 +114,6 @@ def main(version: str, listen: Run, connect: Run) -> None:
     if role == "client":
         connect(options, Client(options))
         return
-    serving.end_with_the_runner()
+    protocol.end_with_the_runner()
     server = CountingServer if work.startswith("stream") else EchoServer
     listen(options, server(options))

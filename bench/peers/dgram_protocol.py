@@ -23,7 +23,6 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import protocol
-import serving
 
 AHEAD = 2  # windows that may be under way in a stream
 LIMIT = 10  # seconds for one round, which takes about 0.1
@@ -72,7 +71,7 @@ def main(
     role, work, address, count, size, spin, window = sys.argv[1:]
     options = Options(work, address, int(count), int(size), float(spin), int(window))
     if role == "server":
-        serving.end_with_the_runner()
+        protocol.end_with_the_runner()
         servers[work](options)
     conn = connect(options)
     message = b"x" * options.size

@@ -9,9 +9,9 @@ calls of `Conn`; the works below are the same for all.  `c_peer.c` says the same
 """
 
 import os
+import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -289,7 +289,7 @@ def main(version: str, serve: Serve, connect: Connect) -> None:
             print(perf_counter() - started, flush=True)
         conn.close()
         return
-    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    end_with_the_runner()
     conn = serve(options, announce)
     try:
         while True:
@@ -304,9 +304,21 @@ def announce(at: Any) -> None:
     print(f"{'unix' if isinstance(at, str) else 'tcp'}://{text}", flush=True)
 
 
-def _end_with_the_runner() -> None:
-    # A runner that was killed closes nothing but its pipes, and a rival without
-    # a notion of "connection" (pyzmq) never hears that its client is gone.
+def end_with_the_runner() -> None:
+    """Leave a child behind that ends this process when its standard input ends.
+
+    A runner that was killed closes nothing but its pipes, and a rival without a notion of
+    "connection" (pyzmq) never hears that its client is gone.  A thread could do it, but what
+    is measured shall have no thread that the rival has not, and some fork, or become another
+    program.
+    """
+    server = os.getpid()
+    if os.fork():
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's affair
+    os.close(1)
     while os.read(0, 1):
         pass
+    if os.getppid() == server:
+        os.kill(server, signal.SIGTERM)
     os._exit(0)

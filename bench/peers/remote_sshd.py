@@ -49,7 +49,7 @@ def main() -> None:
     port = serving.with_free_port("tcp://127.0.0.1:0").rpartition(":")[2]
     with open(f"{folder}/known", "w") as file, open(f"{folder}/host.pub") as key:
         file.write(f"[127.0.0.1]:{port} {key.read()}")
-    serving.end_with_the_runner()
+    protocol.end_with_the_runner()
     user = getpass.getuser()
     print(f"ssh://{user}@127.0.0.1:{port}{folder}", flush=True)  # clients wait for it
     os.dup2(2, 1)

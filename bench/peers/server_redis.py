@@ -29,7 +29,7 @@ def main() -> None:
         print("redis-server", said.stdout.split("v=")[1].split()[0])
         return
     address = serving.with_free_port(sys.argv[-1])
-    serving.end_with_the_runner()
+    protocol.end_with_the_runner()
     serving.raise_limit()
     print(address, flush=True)  # whoever connects waits for it to be there
     os.dup2(2, 1)  # its log

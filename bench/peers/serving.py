@@ -7,9 +7,7 @@ A server prints the address it got, serves 4-byte big-endian length-prefixed mes
 and ends with its standard input.  `server_c.c` does the same.
 """
 
-import os
 import resource
-import signal
 import socket
 import sys
 import time
@@ -46,7 +44,7 @@ def main(version: str, serve: Serve) -> None:
         print(version)
         return
     handler, address = sys.argv[-2:]
-    end_with_the_runner()
+    protocol.end_with_the_runner()
     raise_limit()
     serve(HANDLERS[handler], address)
 
@@ -55,23 +53,6 @@ def raise_limit() -> None:
     """Allow as many descriptors as the system lets this process have."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def end_with_the_runner() -> None:
-    """Leave a child behind that ends this process when its standard input ends.
-
-    A thread could do it, but a server may want to fork, or to become another program.
-    """
-    server = os.getpid()
-    if os.fork():
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's affair
-    os.close(1)
-    while os.read(0, 1):
-        pass
-    if os.getppid() == server:
-        os.kill(server, signal.SIGTERM)
-    os._exit(0)
 
 
 def with_free_port(address: str) -> str:

@@ -8,7 +8,6 @@ from struct import Struct
 from time import perf_counter
 
 import protocol
-import serving
 
 HEADER = Struct("!I")
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -82,7 +81,7 @@ def main() -> None:
     role, work, address, count, size, spin = sys.argv[1:]
     options = protocol.Options(work, address, int(count), int(size), float(spin))
     if role == "server":
-        serving.end_with_the_runner()
+        protocol.end_with_the_runner()
     asyncio.run(client(options) if role == "client" else server(options))
 
 
