@@ -8,14 +8,15 @@ cores before and after, shows it without looking at any figure that is measured.
 
 import os
 import time
+from bisect import insort
 from pathlib import Path
 
 from interleave import cores
 
-SLOW = 1.25  # times the usual seconds of the computation
+SLOW = 1.5  # times the usual seconds of the computation: slow phases take it twice
 STOLEN = 0.02  # of the time, by the hypervisor
-SAMPLES = 25  # that show what is usual
-STEPS, COPIED = 12_000, 1 << 20
+SAMPLES = 25  # at first; those that come later show what is usual as well
+STEPS, COPIED = 8_000, 1 << 20
 
 
 class Pace:
@@ -23,9 +24,8 @@ class Pace:
 
     def __init__(self) -> None:
         self._cores = [core for one in cores() for core in one]
-        self._copied = bytes(COPIED)
-        samples = sorted(self._slowest() for _ in range(SAMPLES)) if self._cores else [0.0]
-        self._usual = samples[len(samples) // 4]
+        self._copied, self._copy = bytes(COPIED), bytearray(COPIED)
+        self._samples = sorted(self._slowest() for _ in range(SAMPLES if self._cores else 0))
         self._began = self._stolen = 0.0
 
     def begin(self) -> None:
@@ -42,7 +42,10 @@ class Pace:
 
     def is_usual_now(self) -> bool:
         """Whether the computation takes as long as it does usually."""
-        return not self._cores or self._slowest() <= SLOW * self._usual
+        if not self._cores:
+            return True
+        insort(self._samples, now := self._slowest())
+        return now <= SLOW * self._samples[len(self._samples) // 4]
 
     def _slowest(self) -> float:
         """Seconds of the computation on the slower of the cores."""
@@ -54,14 +57,14 @@ class Pace:
 
     def _on(self, core: int) -> float:
         os.sched_setaffinity(0, {core})
-        return min(self._compute() for _ in range(2))
+        return min(self._compute() for _ in range(3))  # the first finds the caches cold
 
     def _compute(self) -> float:
         began = time.perf_counter()
         total = 0
         for number in range(STEPS):
             total += number * number
-        bytearray(self._copied)
+        self._copy[:] = self._copied
         return time.perf_counter() - began
 
     def _taken_away(self) -> float:
