@@ -24,6 +24,7 @@ from interleave import (
     Pair,
     PeerError,
     Rival,
+    Round,
     Start,
     Unavailable,
     Work,
@@ -35,7 +36,8 @@ from report import Results, table
 from results import Outcome, by_field, save
 from rivals import BENCH, STATEMENTS, all_rivals, build, server_rivals
 
-ROUNDS, QUICK_ROUNDS = 15, 3
+ROUNDS, QUICK_ROUNDS = 18, 3
+SITTINGS = 3  # for each of which all peers are started again
 
 
 outcomes_key = pytest.StashKey[dict[tuple[str, str], Outcome | PeerError]]()
@@ -164,38 +166,54 @@ class Runner:
         started = time.monotonic()
         versions = {name: self._version(self._rival(work, name)) for name in rivals}
         failed = {name: said for name, said in versions.items() if isinstance(said, PeerError)}
+        turns = min(work.rounds or ROUNDS, QUICK_ROUNDS if self._quick else ROUNDS)
+        sittings = 1 if self._quick or turns < SITTINGS else SITTINGS
+        rounds: dict[str, list[Round]] = {name: [] for name in rivals}
+        for sitting in range(sittings):
+            names = [name for name in rivals if name not in failed]
+            sockets = self._folder / f"{work.name}-{sitting}"
+            seen, fallen = self._sit(work, names, -(-turns // sittings), sockets)
+            failed |= fallen
+            for name in names:
+                rounds[name] += seen.get(name, [])
+        for name in rivals:
+            self._outcomes[work.name, name] = failed.get(name) or Outcome(
+                table, work, str(versions[name]), work.count_for(name), rounds[name]
+            )
+        if self._terminal:
+            took = time.monotonic() - started
+            names = [name for name in rivals if name not in failed]
+            spoilt = sum(one.disturbed for name in names for one in rounds[name])
+            self._terminal.write_line(
+                f"{work.name}: {', '.join(names)} in {took:.0f} s"
+                + (f", {spoilt} rounds disturbed" if spoilt else "")
+            )
+
+    def _sit(
+        self, work: Work, names: list[str], turns: int, sockets: Path
+    ) -> tuple[dict[str, list[Round]], dict[str, PeerError]]:
+        """Run *turns* rounds of each of *names*, with peers started for them.
+
+        Where a process comes to lie in memory makes it faster or slower for all its life.
+        """
         contenders: dict[str, Contender] = {}
+        failed: dict[str, PeerError] = {}
         try:
             # All at once, only because ten interpreters take their time to start.
             with ThreadPoolExecutor() as pool:
                 starting = {
-                    name: pool.submit(self._contender, work, name)
-                    for name in rivals
-                    if name not in failed
+                    name: pool.submit(self._contender, work, name, sockets) for name in names
                 }
             for name, future in starting.items():
                 try:
                     contenders[name] = future.result()
                 except PeerError as error:
                     failed[name] = error
-            turns = work.rounds or ROUNDS
-            turns = min(turns, QUICK_ROUNDS) if self._quick else turns
             rounds, fallen = interleave(contenders, turns, self._pace)
         finally:
             for contender in contenders.values():
                 contender.close()
-        for name in rivals:
-            failure = failed.get(name) or fallen.get(name)
-            self._outcomes[work.name, name] = failure or Outcome(
-                table, work, str(versions[name]), work.count_for(name), rounds[name]
-            )
-        if self._terminal:
-            took = time.monotonic() - started
-            spoilt = sum(one.disturbed for name in contenders for one in rounds[name])
-            self._terminal.write_line(
-                f"{work.name}: {', '.join(contenders)} in {took:.0f} s"
-                + (f", {spoilt} rounds disturbed" if spoilt else "")
-            )
+        return rounds, failed | fallen
 
     def _rival(self, work: Work, name: str) -> Rival:
         return (self._servers if isinstance(work, ServerWork) else self._rivals)[name]
@@ -208,13 +226,13 @@ class Runner:
                 self._versions[rival.command] = error
         return self._versions[rival.command]
 
-    def _contender(self, work: Work, name: str) -> Contender:
+    def _contender(self, work: Work, name: str, sockets: Path) -> Contender:
         rival = self._rival(work, name)
         if isinstance(work, ServerWork):
-            return ServerPair(rival, work, self._load, self._folder / work.name)
+            return ServerPair(rival, work, self._load, sockets)
         if work.kind == "import":
             return Start(rival.command[0], STATEMENTS[name], work.count)
-        return Pair(rival, work, self._folder / work.name)
+        return Pair(rival, work, sockets)
 
 
 @pytest.fixture

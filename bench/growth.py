@@ -26,7 +26,7 @@ from results import FOLDER, by_field, described, write
 from rivals import BENCH, all_rivals, build, server_rivals
 
 KiB, MiB = 1024, 1024 * 1024
-ROUNDS, QUICK_ROUNDS = 7, 2
+ROUNDS, QUICK_ROUNDS = 15, 2
 CLIFF = 1.25  # a ratio this many times its neighbours' is told
 ALL = ("c", "pysock", "c_again")
 ONES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

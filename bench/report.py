@@ -1,6 +1,6 @@
 """Prints tables of ratios: each work, pysock against each rival, the goal, the verdict.
 
-    python bench/report.py bench/results/*.json [--detail] [--subject RIVAL]
+    python bench/report.py bench/results/*.json [--detail] [--subject RIVAL] [--page FILE]
 
 It reads the files that `--results` and `--benchmark-json` write.  A ratio above 1 says that
 pysock is the faster one; it is a ratio of medians of rounds that were run by turns, and
@@ -12,6 +12,8 @@ as far may the other figures be wrong.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -36,16 +38,35 @@ from results import rounds_from, rounds_in
 Rounds = Mapping[str, Sequence[Round]]  # of one work, by rival
 Results = dict[str, dict[str, list[Round]]]  # by work and rival
 
+TABLES = {
+    "One connection": ONE_CONNECTION,
+    "Network libraries, by the size of messages": LIBRARIES,
+    "Servers": SERVER,
+    "Servers, by the number of connections": CONNECTIONS,
+    "TLS": TLS,
+    "Datagrams": DATAGRAMS,
+    "Remote commands": REMOTE,
+}
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 MEMORY = "user memory of an idle connection"
 NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
 DISTURBED = 0.25  # so is a larger share of rounds that the machine has disturbed
 NEAR = 0.03  # a ratio that is nearer to its goal than this has neither met nor missed it
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a goal has come to: "met", "close" or "missed", by how much."""
+
+    word: str
+    ratio: str
+    goal: float
+
+
 def table(results: Results, subject: str = "pysock") -> str:
     """Return the tables of all works in *results*, as aligned Markdown."""
     tables = []
-    for kind in (ONE_CONNECTION, LIBRARIES, SERVER, CONNECTIONS, TLS, DATAGRAMS, REMOTE):
+    for heading, kind in TABLES.items():
         columns = [
             column
             for column, usual in kind.columns.items()
@@ -76,8 +97,24 @@ def table(results: Results, subject: str = "pysock") -> str:
         if lines:
             heads = [_heading(kind, column) for column in columns]
             first = [f"{subject} against", *heads, "control", "verdict"]
-            tables.append(aligned([first, *lines]))
+            tables.append(f"### {heading}\n\n{aligned([first, *lines])}")
     return "\n\n".join(tables)
+
+
+def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
+    """Return what each goal has come to, by row and column."""
+    found = {}
+    for kind in TABLES.values():
+        for row in kind.rows:
+            by_rival = results.get(row.work, {})
+            for column, goal in row.goals.items():
+                by = kind.by.get(column, "seconds")
+                ratio = _ratio(by_rival, kind.rival(row, column), row.subject, by)
+                if ratio is not None:
+                    title = f"{row.work}: {row.title}"
+                    word = _judge(by_rival, ratio, goal)
+                    found[title, column] = Verdict(word, _number(ratio), goal)
+    return found
 
 
 def detail(results: Results) -> str:
@@ -143,9 +180,9 @@ def _line(
             spread = half_middle(by_rival[str(rival)], by_rival[subject], by)
             text = f"{_number(ratio)} +-{_number(spread)}"
         if goal is not None and ratio is not None:
-            doubt = goal * _doubt(by_rival)
-            if ratio < goal + doubt:
-                (close if ratio > goal - doubt else missed).append(column)
+            word = _judge(by_rival, ratio, goal)
+            if word != "met":
+                (close if word == "close" else missed).append(column)
         cells.append(text if goal is None else f"{text or '?'} ({goal:g})")
     if subject not in by_rival:
         verdict = "not run"
@@ -218,10 +255,14 @@ def _middle(rounds: Sequence[Round], name: str = "seconds") -> float:
 def _ratio(
     by_rival: Rounds, rival: str | None, subject: str, by: str = "seconds"
 ) -> float | None:
-    """Return how many times faster than *rival* the *subject* is."""
+    """Return how many times faster than *rival* the *subject* is.
+
+    A rival that is there twice counts with all its rounds.
+    """
     if rival is None or rival not in by_rival or subject not in by_rival:
         return None
-    return _middle(by_rival[rival], by) / _middle(by_rival[subject], by)
+    rounds = [*by_rival[rival], *by_rival.get(f"{rival}_again", ())]
+    return _middle(rounds, by) / _middle(by_rival[subject], by)
 
 
 def _control(by_rival: Rounds) -> str:
@@ -231,7 +272,9 @@ def _control(by_rival: Rounds) -> str:
 
 def _ratio_of_control(by_rival: Rounds) -> float | None:
     name = _controlled(by_rival)
-    return None if name is None else _ratio(by_rival, name, f"{name}_again")
+    if name is None:
+        return None
+    return _middle(by_rival[name]) / _middle(by_rival[f"{name}_again"])
 
 
 def _controlled(by_rival: Rounds) -> str | None:
@@ -239,10 +282,13 @@ def _controlled(by_rival: Rounds) -> str | None:
     return next((name for name in by_rival if f"{name}_again" in by_rival), None)
 
 
-def _doubt(by_rival: Rounds) -> float:
-    """Return how far from a goal, by its share, no verdict can be given."""
-    ratio = _ratio_of_control(by_rival)
-    return max(NEAR, abs(ratio - 1) if ratio is not None else 0.0)
+def _judge(by_rival: Rounds, ratio: float, goal: float) -> str:
+    """Return "met" or "missed", or "close" where the control does not allow to tell."""
+    control = _ratio_of_control(by_rival)
+    doubt = goal * max(NEAR, abs(control - 1) if control is not None else 0.0)
+    if ratio < goal - doubt:
+        return "missed"
+    return "close" if ratio < goal + doubt else "met"
 
 
 def _is_noisy(by_rival: Rounds) -> bool:
@@ -304,10 +350,22 @@ def main() -> None:
     parser.add_argument("results", nargs="+")
     parser.add_argument("--detail", action="store_true", help="medians and quartiles as well")
     parser.add_argument("--subject", default="pysock", help="whom to compare with the others")
+    parser.add_argument(
+        "--page", type=Path, help="write the tables into this page, between its marks"
+    )
     arguments = parser.parse_args()
     results: Results = {}
     for path in arguments.results:
         results |= load(path)
+    if arguments.page is not None:
+        page = arguments.page.read_text(encoding="utf-8")
+        before, _, rest = page.partition(BEGIN)
+        _, mark, after = rest.partition(END)
+        if not mark:
+            parser.error(f"{arguments.page} lacks the lines {BEGIN} and {END}")
+        text = f"{before}{BEGIN}\n\n{table(results, arguments.subject)}\n\n{END}{after}"
+        arguments.page.write_text(text, encoding="utf-8")
+        return
     print(table(results, arguments.subject))
     if arguments.detail:
         print()
