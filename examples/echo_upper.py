@@ -16,17 +16,17 @@ import pysock
 class Upper(pysock.Session):
     """One exchange; the connection is closed when `handle` returns."""
 
-    def handle(self):
+    def handle(self) -> None:
         self.connection.send(self.connection.recv().upper())
 
 
-def serve(address):
+def serve(address: str) -> None:
     with pysock.Server(address, Upper, framing=pysock.Raw()) as server:
         print(f"serving {server.address}, Ctrl-C ends it", flush=True)
         server.serve_forever()
 
 
-def demonstrate():
+def demonstrate() -> None:
     with pysock.Server("tcp://127.0.0.1:0", Upper, framing=pysock.Raw()).start() as server:
         with socket.create_connection(server.server_address) as sock:
             sock.sendall(b"hello from a plain socket")

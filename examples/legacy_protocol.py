@@ -33,12 +33,12 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
 
 import pysock
 
 PORTS = {"command": 5210, "upper": 1234}
-STREAMS = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT}
 LONGEST = 2048  # bytes of a command
 LARGEST = 256 << 20  # bytes of output
 PAUSE = 0.1  # seconds between a size and its body
@@ -48,14 +48,14 @@ HTTP = re.compile(rb"[A-Z]+ \S+ HTTP/1")
 class Upper(pysock.Session):
     """One exchange; the connection is closed when `handle` returns."""
 
-    def handle(self):
+    def handle(self) -> None:
         self.connection.send(self.connection.recv().upper())
 
 
 class Bare(pysock.Session):
     """Answers commands until the client closes the connection."""
 
-    def handle(self):
+    def handle(self) -> None:
         for command in self.connection:
             if HTTP.match(command):
                 break
@@ -63,20 +63,27 @@ class Bare(pysock.Session):
             if len(command) > LONGEST:
                 break  # what follows may be its rest, and is not to be run
 
-    def answer(self, output):
+    def answer(self, output: bytes) -> None:
         self.connection.send(output)
 
-    def is_gone(self):
+    def is_gone(self) -> bool:
         """Whether nobody waits for the answer any more."""
         return self.connection.stopping
 
-    def run(self, command):
+    def run(self, command: bytes) -> bytes:
         """Return what a shell prints for *command*, never nothing."""
         if b"\0" in command or len(command) > LONGEST:
             return b"a command has at most %d bytes, and no NUL\n" % LONGEST
         end, output, reason = time.monotonic() + self.server.time_limit, b"", b""
         # In a session of its own it can be killed with all that it has started.
-        with Popen(command, shell=True, start_new_session=True, **STREAMS) as process:
+        with Popen(
+            command,
+            shell=True,
+            start_new_session=True,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+        ) as process:
             while not reason:
                 try:
                     output, _ = process.communicate(timeout=0.1)
@@ -96,21 +103,21 @@ class Bare(pysock.Session):
 
 
 class Length(Bare):
-    def answer(self, output):
+    def answer(self, output: bytes) -> None:
         self.connection.send(b"%d" % len(output))
         time.sleep(PAUSE)
         self.connection.send(output)
 
 
 class Ack(Bare):
-    def answer(self, output):
+    def answer(self, output: bytes) -> None:
         self.connection.send(b"%d" % len(output))
         if not pysock.wait([self.connection], self.server.time_limit):
             raise pysock.ConnectionClosed("no acknowledgement came in time")
         self.connection.recv()
         self.connection.send(output)
 
-    def is_gone(self):
+    def is_gone(self) -> bool:
         # Who has closed cannot acknowledge; on the other wires he may still be reading.
         try:
             return super().is_gone() or not self.connection.socket.recv(1, socket.MSG_PEEK)
@@ -121,9 +128,15 @@ class Ack(Bare):
 WIRES = {"ack": Ack, "length": Length, "bare": Bare}
 
 
-def serve(options):
+class TimedServer(pysock.Server):
+    """Knows how many seconds a command may take."""
+
+    time_limit = 60.0
+
+
+def serve(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    with pysock.Server(
+    with TimedServer(
         (options.host, options.port),
         Upper if options.what == "upper" else WIRES[options.wire],
         framing=pysock.Raw(max_frame=None),  # a message is what one receive returned
@@ -134,7 +147,7 @@ def serve(options):
         server.serve_forever()
 
 
-def typed():
+def typed() -> Iterator[bytes]:
     """Yield the lines of standard input that are not empty, up to its end or "exit"."""
     while True:
         if sys.stdin.isatty():
@@ -149,26 +162,26 @@ def typed():
             yield command
 
 
-def show(data):
+def show(data: bytes | bytearray) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
-def connect(options):
+def connect(options: argparse.Namespace) -> pysock.Client:
     return pysock.Client((options.host, options.port), pysock.Raw(), timeout=options.timeout)
 
 
-def totals(received, least):
+def totals(received: bytearray, least: int) -> list[tuple[int, int]]:
     """Return [(count of digits, bytes in all)] for every size that fits what has come.
 
     The totals rise, so at most one of them is the number of bytes that have come.
     """
-    digits = re.match(rb"0|[1-9][0-9]{0,8}|", received)[0]
+    digits = next(re.finditer(rb"0|[1-9][0-9]{0,8}|", received))[0]
     pairs = [(n, n + int(digits[:n])) for n in range(least, len(digits) + 1)]
     return [(count, total) for count, total in pairs if total >= len(received)]
 
 
-def receive_sized(connection, options):
+def receive_sized(connection: pysock.Client, options: argparse.Namespace) -> bytearray:
     """Return the answer whose size comes in front of it."""
     received, least = bytearray(connection.recv()), 1
     if options.wire == "ack":
@@ -183,10 +196,10 @@ def receive_sized(connection, options):
             received += connection.recv()
         else:
             return received[count:]
-    raise ValueError(f"no size fits {len(received)} bytes: {bytes(received[:20])}")
+    raise ValueError(f"no size fits {len(received)} bytes: {bytes(received[:20])!r}")
 
 
-def command_client(options):
+def command_client(options: argparse.Namespace) -> None:
     with connect(options) as connection:
         for command in typed():
             connection.send(command)
@@ -202,7 +215,7 @@ def command_client(options):
                 show(piece)
 
 
-def upper_client(options):
+def upper_client(options: argparse.Namespace) -> None:
     for line in typed():
         with connect(options) as connection:
             connection.send(line)
@@ -210,7 +223,7 @@ def upper_client(options):
             show(connection.recv() + b"\n")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

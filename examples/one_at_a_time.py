@@ -13,17 +13,17 @@ import argparse
 import pysock
 
 
-def answer(message):
+def answer(message: bytes) -> bytes:
     return b"you said " + message
 
 
-def serve(address):
+def serve(address: str) -> None:
     with pysock.Server(address, answer, max_connections=1) as server:
         print(f"serving {server.address}, Ctrl-C ends it", flush=True)
         server.serve_forever()
 
 
-def demonstrate():
+def demonstrate() -> None:
     with pysock.Server("tcp://127.0.0.1:0", answer, max_connections=1).start() as server:
         first = pysock.Client(server.address)
         print("first: ", first.request(b"hello"))

@@ -22,13 +22,13 @@ from pysock.remote import RemoteClient, RemoteServer
 ADDRESS = "unix:simple_ssh.sock"
 
 
-def serve(address, allow_root):
+def serve(address: str, allow_root: bool) -> None:
     with RemoteServer(address, allow_root=allow_root) as server:
         print(f"serving {server.address}, Ctrl-C ends it", flush=True)
         server.serve_forever()
 
 
-def ask(address):
+def ask(address: str) -> None:
     with RemoteClient(address) as remote:
         while True:
             try:
@@ -46,7 +46,7 @@ def ask(address):
                 print(exc)
 
 
-def execute(remote, line):
+def execute(remote: RemoteClient, line: str) -> None:
     files = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     with remote.start(line, shell=True, stdin=subprocess.DEVNULL) as process:
         for channel, data in process:

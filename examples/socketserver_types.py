@@ -11,6 +11,8 @@ import socket
 import socketserver
 import tempfile
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pysock
 from pysock import interop
@@ -19,7 +21,7 @@ from pysock import interop
 class Upper(interop.MessageRequestHandler):
     timeout = 10  # seconds for each message; without this line it is 60
 
-    def handle(self):
+    def handle(self) -> None:
         for message in self.messages:
             self.send(message.upper())
 
@@ -29,7 +31,7 @@ class UDPServer(interop.WholeDatagrams, socketserver.UDPServer):
 
 
 @contextlib.contextmanager
-def serving(server):
+def serving(server: socketserver.BaseServer) -> Iterator[Any]:
     """Serve beside the block, which gets the address."""
     with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -41,18 +43,18 @@ def serving(server):
             thread.join()
 
 
-def tell(server, *replies):
+def tell(server: socketserver.BaseServer, *replies: object) -> None:
     print(f"{type(server).__name__:20}", *replies)
 
 
-def talk(server):
+def talk(server: socketserver.BaseServer) -> None:
     with serving(server) as address, pysock.Client(address, timeout=10) as client:
         client.send(b"stuck")
         client.send(b"together")
         tell(server, client.recv(), client.recv())
 
 
-def talk_in_datagrams(server, own_address):
+def talk_in_datagrams(server: socketserver.UDPServer, own_address: Any) -> None:
     sock = socket.socket(server.address_family, socket.SOCK_DGRAM)
     with serving(server) as address, sock:
         sock.bind(own_address)  # a Unix socket without an address cannot be answered
@@ -63,7 +65,7 @@ def talk_in_datagrams(server, own_address):
         tell(server, first, "and", len(sock.recv(65536)), "bytes")
 
 
-def talk_to_two(server):
+def talk_to_two(server: socketserver.BaseServer) -> None:
     with (
         serving(server) as address,
         pysock.Client(address, timeout=10) as first,
@@ -72,7 +74,7 @@ def talk_to_two(server):
         tell(server, second.request(b"second"), first.request(b"first"))
 
 
-def demonstrate():
+def demonstrate() -> None:
     here = ("127.0.0.1", 0)
     talk(socketserver.TCPServer(here, Upper))
     talk_to_two(socketserver.ThreadingTCPServer(here, Upper))
@@ -81,8 +83,11 @@ def demonstrate():
         return
     with tempfile.TemporaryDirectory() as folder:
         talk(socketserver.UnixStreamServer(f"{folder}/stream", Upper))
-        server = socketserver.UnixDatagramServer(f"{folder}/datagrams", Upper)
-        server.max_packet_size = 65536  # or the class above, for the largest of all
+
+        class UnixDatagramServer(socketserver.UnixDatagramServer):
+            max_packet_size = 65536  # or the class above, for the largest of all
+
+        server = UnixDatagramServer(f"{folder}/datagrams", Upper)
         talk_in_datagrams(server, f"{folder}/client")
 
 

@@ -14,14 +14,14 @@ import pysock
 ORDERS = [b"pay 10 to Ann", b"pay 20 to Bob", b"pay 30 to Eve"]
 
 
-def connected():
+def connected() -> tuple[socket.socket, socket.socket]:
     """Return two sockets connected over TCP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         a = socket.create_connection(listener.getsockname())
         return a, listener.accept()[0]
 
 
-def stuck():
+def stuck() -> None:
     a, b = connected()
     with a, b:
         for order in ORDERS:
@@ -33,7 +33,7 @@ def stuck():
         print("3 sends, 1 recv: ", b.recv(4096))
 
 
-def cut():
+def cut() -> None:
     a, b = connected()
     with a, b:
         a.sendall(b"pay 10")  # the network delivers the first half ...
@@ -42,7 +42,7 @@ def cut():
         print(b.recv(4096))
 
 
-def cured():
+def cured() -> None:
     a, b = connected()
     with pysock.Connection(a) as sender, pysock.Connection(b) as receiver:
         for order in ORDERS:

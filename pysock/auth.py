@@ -23,6 +23,10 @@ from .errors import AuthenticationError
 from .hints import explain
 from .keyfile import read_private
 
+TYPE_CHECKING = False  # typing itself is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["Prover", "Verifier", "check_authkey", "check_user", "load_key", "load_keys"]
 
 _NAME, _VERSION = b"\xffpysock", 1
@@ -342,7 +346,7 @@ def _key_of(digits: bytes, where: str) -> bytes:
 
 def _checked(keys: object, name: str = "authkey") -> tuple[bytes, ...]:
     """Return all keys that *keys*, which is one or several, holds."""
-    several = tuple(keys) if isinstance(keys, list | tuple) else (keys,)
+    several: tuple[Any, ...] = tuple(keys) if isinstance(keys, list | tuple) else (keys,)
     if not 1 <= len(several) <= _MOST_KEYS:
         raise ValueError(f"{name} has {len(several)} keys, expected 1 to {_MOST_KEYS}")
     for key in several:

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypedDict
 
 __all__ = ["FaultOptions", "Faults", "MOST_MERGED"]
@@ -105,9 +105,8 @@ class Faults:
         """The same for both directions, also where an iterator can be asked only once."""
         if not isinstance(self.cut, Iterator):
             return self, self
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
         there, back = itertools.tee(self.cut)
-        return Faults(**given | {"cut": there}), Faults(**given | {"cut": back})
+        return replace(self, cut=there), replace(self, cut=back)
 
     def _sizes(self) -> Iterator[int]:
         if self.cut == "random":

@@ -134,23 +134,32 @@ class LengthField(Format):
     """
 
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Bytes of the length field."""
     @property
-    def byteorder(self) -> str: ...
+    def byteorder(self) -> str:
+        """The order of its bytes: "big", "little" or "native"."""
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Bytes before the length field."""
     @property
-    def counts(self) -> str: ...
+    def counts(self) -> str:
+        """What the length counts: "rest", "with_length", "frame" or "body"."""
     @property
-    def header(self) -> int: ...
+    def header(self) -> int:
+        """Bytes before the payload."""
     @property
-    def magic(self) -> bytes: ...
+    def magic(self) -> bytes:
+        """Bytes that every frame begins with."""
     @property
-    def trailer(self) -> bytes: ...
+    def trailer(self) -> bytes:
+        """Bytes that every frame ends with."""
     @property
-    def minimum(self) -> int: ...
+    def minimum(self) -> int:
+        """The smallest value of the length field."""
     @property
-    def strip(self) -> int: ...
+    def strip(self) -> int:
+        """Bytes dropped from the front of a frame to make the message."""
     def __init__(
         self,
         width: int = 4,
@@ -188,11 +197,14 @@ class Varint(Format):
     """
 
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Bytes before the length."""
     @property
-    def max_bytes(self) -> int: ...
+    def max_bytes(self) -> int:
+        """Longest form of the length, in bytes."""
     @property
-    def strip(self) -> int | None: ...
+    def strip(self) -> int | None:
+        """0 where the header stays in the message; None: as *offset* has it."""
     def __init__(
         self,
         *,
@@ -221,7 +233,8 @@ class Decimal(Format):
     """
 
     @property
-    def terminator(self) -> bytes: ...
+    def terminator(self) -> bytes:
+        """Bytes that end the length."""
     def __init__(self, terminator: bytes, *, max_frame: int | None = ...) -> None: ...
 
 @final
@@ -246,9 +259,11 @@ class Delimiter(Format):
     """
 
     @property
-    def delimiter(self) -> bytes: ...
+    def delimiter(self) -> bytes:
+        """Bytes that end a frame."""
     @property
-    def keep(self) -> bool: ...
+    def keep(self) -> bool:
+        """Whether the delimiter stays at the end of the message."""
     def __init__(
         self, delimiter: bytes = b"\n", *, keep: bool = False, max_frame: int | None = ...
     ) -> None: ...
@@ -258,7 +273,8 @@ class Fixed(Format):
     """Every frame is *size* bytes long, 1 or more."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes of every frame."""
     def __init__(self, size: int, *, max_frame: int | None = ...) -> None: ...
 
 @final
@@ -310,7 +326,11 @@ class Decoder:
         """Bytes fed that no message has used yet."""
 
 class Stats(NamedTuple):
-    """What a stream has done so far, counted in C."""
+    """What a stream has done so far, counted in C.
+
+    For each direction: messages, their bytes on the wire, system calls, and how often such a
+    call had to wait.
+    """
 
     messages_in: int
     bytes_in: int
@@ -728,7 +748,8 @@ class DatagramSocket:
     def closed(self) -> bool:
         """Whether the socket was closed here, or given up by `detach`."""
     @property
-    def ignored(self) -> int: ...
+    def ignored(self) -> int:
+        """Datagrams that a request dropped, because they were no reply to it."""
     @property
     def max_datagram(self) -> int:
         """The longest datagram that is taken, in bytes."""
@@ -786,9 +807,11 @@ class Sender:
     """
 
     @property
-    def address(self) -> Any: ...
+    def address(self) -> Any:
+        """Where the datagram came from; None for a Unix socket without a name."""
     @property
-    def proxy(self) -> Any: ...
+    def proxy(self) -> Any:
+        """What a PROXY header said."""
     def send(self, message: ReadableBuffer) -> None:
         """Send a datagram to the sender, before any that the handler returns.
 

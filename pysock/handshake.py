@@ -80,7 +80,7 @@ class Handshakes:
         self._trusted = Trusted(trusted_proxies)
         self._timeout = timeout
         self._encrypted = encrypted
-        self._authkey = authkey
+        self._authkey: Any = authkey
         self._binding = binding
         self._penalties = Penalties()
         self._under_way: dict[Served, _Handshake] = {}

@@ -22,7 +22,7 @@ from .mpconnection import Client, Listener, MultiprocessingSession
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, ClassVar
 
 __all__ = [
     "Client",
@@ -131,12 +131,12 @@ class WholeDatagrams:
     dropped, and the server's `handle_error` finds a FrameTooLarge with its length.
     """
 
-    max_packet_size = _LARGEST_UDP
+    max_packet_size: ClassVar[int] = _LARGEST_UDP
     """Bytes of a datagram at most; any of UDP, while those of Unix can be larger."""
 
     socket: Any
 
-    def get_request(self) -> tuple[tuple[bytes, Any], Any]:
+    def get_request(self) -> tuple[Any, Any]:
         """Return the next datagram with the socket, and its sender's address.
 
         Raises:

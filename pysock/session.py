@@ -88,7 +88,7 @@ class Session:
     so that `for message in self.connection` comes to its end.
     """
 
-    def __init__(self, connection: Connection, client_address: Any, server: Any) -> None:
+    def __init__(self, connection: Served, client_address: Any, server: Any) -> None:
         self.connection = connection
         self.client_address = client_address
         self.server = server

@@ -143,7 +143,7 @@ def server_security(options: argparse.Namespace, addresses: list[str]) -> dict[s
     for address in addresses:
         if not encrypted and _means_tls(address):
             raise Failure(f"address '{address}' needs a certificate: --certificate", MISUSED)
-    has_key = options.authkey is not None or options.users is not None
+    has_key = any(file is not None for file in (options.authkey, options.users))
     _check_insecure(options.insecure, has_key, encrypted)
     chosen: dict[str, Any] = {"insecure": options.insecure, "allow_uids": options.allow_uid}
     with _telling_of_files():

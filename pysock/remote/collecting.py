@@ -18,9 +18,11 @@ class Sink(Protocol):
     @property
     def dropped(self) -> int:
         """Bytes that are not in the result."""
+        ...
 
     def write(self, data: bytes) -> bool:
         """Take a piece; return False where that was too much."""
+        ...
 
     def result(self) -> Any:
         """Return what `run` gives for the stream."""

@@ -110,14 +110,14 @@ class Part:
             FileExistsError: there is a file, and it is not to be replaced.
             OSError: it cannot be done.
         """
-        mode, times = self._origin.mode & 0o777, (self._origin.mtime_ns,) * 2
+        mode, modified = self._origin.mode & 0o777, self._origin.mtime_ns
         if sys.platform == "win32":  # which renames no open file
             self._file.close()
-            os.utime(self._name, ns=times)
+            os.utime(self._name, ns=(modified, modified))
             os.chmod(self._name, mode)
         else:
             os.fchmod(self._file.fileno(), mode)
-            os.utime(self._file.fileno(), ns=times)
+            os.utime(self._file.fileno(), ns=(modified, modified))
         if overwrite or not self._link():
             os.replace(
                 self._name, self._target, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd

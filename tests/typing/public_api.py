@@ -1,19 +1,24 @@
-"""Uses the public interface as programs do; mypy reads it, nothing runs it."""
+"""Uses messages and formats as programs do; mypy and pyright read it, nothing runs it.
+
+The files beside it do the same with the rest of the public interface; a test knows of each
+public name whether it is used.
+"""
 
 from __future__ import annotations
 
 import io
 import socket
-from collections.abc import Iterator
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import pysock
 from pysock.address import (
     Address,
+    AddressLike,
     connect,
     format_peer,
     identity,
+    is_local,
     listen,
     parse,
     unlink_if_same,
@@ -30,6 +35,7 @@ from pysock.errors import (
 )
 from pysock.framing import (
     ContentLength,
+    DatagramSocket,
     Decimal,
     Decoder,
     Delimiter,
@@ -40,6 +46,7 @@ from pysock.framing import (
     MultiprocessingConnection,
     Netstring,
     Raw,
+    Sender,
     Stats,
     Varint,
     recv_exactly,
@@ -57,6 +64,15 @@ def formats() -> list[Format]:
     assert_type(field.encode(memoryview(b"hello")), bytes)
     assert_type(field.max_frame, int)
     assert_type(field == Raw(), bool)
+    assert_type(
+        (field.width, field.offset, field.header, field.minimum), tuple[int, int, int, int]
+    )
+    assert_type((field.byteorder, field.counts), tuple[str, str])
+    assert_type((field.magic, field.trailer), tuple[bytes, bytes])
+    assert_type((field.strip, Varint().strip), tuple[int, int | None])
+    assert_type((Varint().max_bytes, Fixed(1).size), tuple[int, int])
+    assert_type((Decimal(b"\n").terminator, Delimiter().delimiter), tuple[bytes, bytes])
+    assert_type(Delimiter().keep, bool)
     LengthField(counts="bytes")  # type: ignore[arg-type]
     Decimal()  # type: ignore[call-arg]
     field.encode("text")  # type: ignore[arg-type]
@@ -104,7 +120,16 @@ def streams(sock: socket.socket) -> None:
     assert_type(stream.stats.messages_in, int)
     assert_type(stream.gettimeout(), float | None)
     stream.settimeout(None)
+    stream.setblocking(False)
     stream.timeout = 2.5
+    assert_type(stream.framing, Format)
+    stream.framing = Netstring(max_frame=10)
+    assert_type((stream.pending, stream.unsent, stream.fileno()), tuple[int, int, int])
+    assert_type(stream.spin, float)
+    stream.flush()
+    stream.shutdown(socket.SHUT_WR)
+    assert_type(stream.detach(leftover=True), tuple[Any, bytes])
+    assert_type(FrameStream.from_fds(0, io.BytesIO(), Raw()), FrameStream)
 
 
 def connections(sock: socket.socket) -> None:
@@ -112,33 +137,15 @@ def connections(sock: socket.socket) -> None:
         assert_type(connection, pysock.Connection)
         assert_type(connection.recv(), bytes)
         assert_type(pysock.wait([connection], timeout=1), list[pysock.Connection])
+        assert_type((connection.linger, connection.closed), tuple[float, bool])
+        assert_type(connection.keepalive, tuple[int, int, int] | None)
+        if (peer := connection.peer_credentials) is not None:
+            assert_type((peer.pid, peer.uid), tuple[int, int])
+        print(connection.getpeername(), connection.getsockname(), connection.tls)
     with pysock.Client("localhost:8000", pysock.formats.DNS, reconnect=True) as client:
         assert_type(client, pysock.Client)
         assert_type(client.request(b"question"), bytes)
     pysock.Connection(sock, Netstring)  # type: ignore[arg-type]
-
-
-def answer(message: bytes, connection: pysock.Connection) -> Iterator[bytes]:
-    yield message
-    connection.send(b"more")
-
-
-class Echo(pysock.Session):
-    def handle(self) -> None:
-        assert_type(self.connection, pysock.Connection)
-        for message in self.connection:
-            self.connection.send(message)
-
-
-def servers() -> None:
-    with pysock.Server("tcp://127.0.0.1:0", bytes.upper, max_connections=1) as server:
-        assert_type(server, pysock.Server)
-        assert_type(server.fileno(), int)
-        server.start()
-        server.stop(drain=1)
-    pysock.Server(("127.0.0.1", 0), answer, framing=Netstring()).serve_forever()
-    pysock.Server("unix:@echo", Echo).handle_request()
-    pysock.Server("unix:@echo")  # type: ignore[call-arg]
 
 
 def primitives(sock: socket.socket) -> None:
@@ -157,6 +164,12 @@ def addresses() -> None:
     assert_type(listen(":8000", backlog=10), socket.socket)
     assert_type(format_peer(("127.0.0.1", 80)), str)
     assert_type(unlink_if_same("/run/a", identity("/run/a")), bool)
+    assert_type(is_local(("127.0.0.1", 80)), bool)
+    assert_type((address.scheme, address.host, address.port), tuple[str, str, int])
+    assert_type((address.path, address.fd), tuple[str, int])
+    assert_type((address.datagram, address.abstract), tuple[bool, bool])
+    likes: list[AddressLike] = [address, "unix:@a"]
+    parse(likes[0])
     parse(8000)  # type: ignore[arg-type]
 
 
@@ -171,3 +184,57 @@ def failures(error: Error) -> int | None:
         case FramingError() | ConnectionClosed() | AuthenticationError() | RemoteError():
             return None
     raise error
+
+
+def datagrams(sock: socket.socket) -> None:
+    plain = DatagramSocket(sock, 1500, timeout=1)
+    assert_type(plain.recvfrom(), tuple[bytes, Any])
+    assert_type(plain.recv_many(), list[bytes])
+    assert_type((plain.max_datagram, plain.pending, plain.ignored), tuple[int, int, int])
+    assert_type(plain.dropped, int | None)
+    plain.sendto(b"message", ("127.0.0.1", 9))
+    plain.close()
+    with pysock.DatagramClient("udp://127.0.0.1:9", ttl=1) as client:
+        assert_type(client, pysock.DatagramClient)
+        assert_type(client.request(b"question", retries=2, match=bytes.startswith), bytes)
+        client.join("224.0.0.1")
+        client.leave("224.0.0.1", interface="lo")
+
+
+def name_to(message: bytes, sender: Sender) -> bytes:
+    sender.send(b"first")
+    return repr((sender.address, sender.proxy)).encode()
+
+
+def same_names() -> None:
+    """What the package offers is what its modules define."""
+    assert_type(pysock.__version__, str)
+    errors: list[type[pysock.Error]] = [
+        pysock.AuthenticationError,
+        pysock.ConnectionClosed,
+        pysock.FrameTooLarge,
+        pysock.FramingError,
+        pysock.IncompleteFrame,
+        pysock.InvalidHeader,
+        pysock.RemoteError,
+    ]
+    errors += [pysock.errors.Error]
+    formats: list[pysock.Format] = [
+        pysock.ContentLength(),
+        pysock.Decimal(b" "),
+        pysock.Delimiter(),
+        pysock.Fixed(1),
+        pysock.LengthField(),
+        pysock.MultiprocessingConnection(),
+        pysock.Netstring(),
+        pysock.Raw(),
+        pysock.Varint(),
+    ]
+    formats += [pysock.framing.Raw()]
+    assert_type(pysock.Decoder(formats[0]), Decoder)
+    assert_type(pysock.recv_exactly(0, 1), bytes)
+    assert_type(pysock.recv_frame(0, formats[0]), bytes)
+    pysock.recv_exactly_into(0, bytearray(1))
+    pysock.send_frame(1, b"message", formats[0])
+    pysock.DatagramServer("udp://127.0.0.1:0", name_to).stop()
+    assert_type(pysock.Sender, type[Sender])
