@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md \
@@ -18,8 +19,8 @@ space := $(subst ,, )
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint docs build clean
-.PHONY: bench bench-quick bench-growth bench-instructions
+.PHONY: help demo test test-slow lint lint-types lint-workflows lint-c bench bench-quick
+.PHONY: bench-growth bench-instructions docs build check-dist manylinux check-version release clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,13 +34,27 @@ test: $(VENV)/.package $(VENV)/.tools ## run the tests against the installed whe
 test-slow: $(VENV)/.package $(VENV)/.tools ## run the tests that take minutes
 	$(BIN)/pytest -m slow --timeout=600 $(ARGS)
 
-lint: $(VENV)/.package $(VENV)/.tools ## format, style, types, stubs, compiler warnings
+lint: $(VENV)/.linters lint-types lint-workflows lint-c ## style, types, workflows, warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint src/*.pyx src/*.pxi
+	$(IN_VENV) cython-lint src/*.pyx src/*.pxi
+	$(BIN)/shellcheck .ci/*
+
+lint-types: $(VENV)/.package $(VENV)/.tools $(VENV)/.linters
 	$(BIN)/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --warnings --pythonpath $(BIN)/python
 	cd tests/typing && ../../$(BIN)/stubtest pysock.framing \
 		--mypy-config-file ../../pyproject.toml --allowlist stubtest-allowlist.txt
+
+lint-workflows: $(VENV)/.linters
+	$(IN_VENV) actionlint .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/validate-pyproject pyproject.toml
+	$(IN_VENV) .ci/check-wheels
+
+lint-c: $(VENV)/.made
 	rm -rf build
 	CFLAGS="-O2 -Wall -Wextra -Werror" $(PIP) wheel -q --no-deps -w build/strict .
 	rm -rf build
@@ -64,10 +79,25 @@ bench-growth: $(VENV)/.bench ## how costs grow with size, depth, connections: un
 bench-instructions: $(VENV)/.package ## instructions for a message, by valgrind: what grew; 2 minutes
 	$(BIN)/python bench/instructions.py $(ARGS)
 
-build: $(VENV)/.made ## make dist/: the source distribution, and the wheel from it
-	$(PIP) install -q --group dist
+build: $(VENV)/.dist ## make dist/: the source distribution, and the wheel from it
 	rm -rf build dist *.egg-info
 	$(BIN)/python -m build
+
+check-dist: build ## look at what build has made, install the wheel, run the first example
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/pyroma --min=10 dist/*.tar.gz
+	$(IN_VENV) .ci/check-dist
+
+manylinux: build ## dist/ gets a wheel for Linux since 2014 besides; Linux only
+	$(PIP) install -q --group manylinux
+	$(IN_VENV) .ci/manylinux
+
+check-version: ## the changelog must have what _version.py says; TAG=v1.2.3 must be that
+	.ci/release --check $(TAG)
+
+release: check-dist ## tag what is committed, and say what to push; pushes nothing
+	.ci/release
 
 clean: ## remove everything that was made
 	rm -rf $(VENV) build dist docs/_build *.egg-info src/*.c src/*.html
@@ -84,7 +114,15 @@ $(VENV)/.made:
 	touch $@
 
 $(VENV)/.tools: $(VENV)/.made pyproject.toml
-	$(PIP) install -q --group test --group lint
+	$(PIP) install -q --group test
+	touch $@
+
+$(VENV)/.linters: $(VENV)/.made pyproject.toml
+	$(PIP) install -q --group lint --group wheels
+	touch $@
+
+$(VENV)/.dist: $(VENV)/.made pyproject.toml
+	$(PIP) install -q --group dist
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.made pyproject.toml

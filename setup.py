@@ -2,14 +2,45 @@
 
 import os
 import sys
+import sysconfig
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, PlatformError
 
 trace = os.environ.get("PYSOCK_TRACE") == "1"  # line tracing, for coverage only
 trace_macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 # Symbols make the module several times as large; who compiles with -g wants them.
 strip = sys.platform == "linux" and "-g" not in os.environ.get("CFLAGS", "").split()
+
+MISSING = """
+{error}
+
+pysock has a part in C, which could not be compiled: {reason}.
+    Debian, Ubuntu   apt install gcc libc6-dev python3-dev
+    Fedora           dnf install gcc python3-devel
+    Alpine           apk add gcc musl-dev python3-dev
+    macOS            xcode-select --install
+    Windows          "Desktop development with C++" of the Build Tools for Visual Studio
+Or take a wheel, which needs no compiler, where there is one for this Python and system:
+    pip install --only-binary :all: pysock-framing
+"""
+
+
+class BuildFraming(build_ext):
+    """Says what is missing where the module cannot be compiled."""
+
+    def run(self):
+        try:
+            super().run()
+        except (CompileError, PlatformError) as exc:
+            header = os.path.join(sysconfig.get_path("include"), "Python.h")
+            reason = "there is no C compiler, or it failed (see above)"
+            if not os.path.exists(header):
+                reason = f"Python's headers are missing ({header})"
+            sys.exit(MISSING.format(error=exc, reason=reason))
+
 
 framing = Extension(
     "pysock.framing",
@@ -22,4 +53,4 @@ framing = Extension(
 )
 framing.cython_directives = {"linetrace": trace}
 
-setup(ext_modules=[framing])
+setup(ext_modules=[framing], cmdclass={"build_ext": BuildFraming})
