@@ -48,9 +48,14 @@ lint-types: $(VENV)/.package $(VENV)/.tools $(VENV)/.linters
 
 lint-workflows: $(VENV)/.linters
 	$(IN_VENV) actionlint .github/workflows/*.yml
-	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config \
+		.github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/validate-pyproject pyproject.toml
 	$(IN_VENV) .ci/check-wheels
 
@@ -86,7 +91,6 @@ build: $(VENV)/.dist ## make dist/: the source distribution, and the wheel from 
 check-dist: build ## look at what build has made, install the wheel, run the first example
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
-	$(BIN)/pyroma --min=10 dist/*.tar.gz
 	$(IN_VENV) .ci/check-dist
 
 manylinux: build ## dist/ gets a wheel for Linux since 2014 besides; Linux only
@@ -100,7 +104,7 @@ release: check-dist ## tag what is committed, and say what to push; pushes nothi
 	.ci/release
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) build dist docs/_build *.egg-info src/*.c src/*.html
+	rm -rf $(VENV) build dist *.egg-info src/*.c src/*.html pysock/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
 
 $(VENV)/.made:

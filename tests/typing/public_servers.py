@@ -10,6 +10,7 @@ from typing import Any, assert_type
 
 import pysock
 from pysock import auth, formats, interop, tls
+from pysock.address import Address
 from pysock.pytest_plugin import pysock_pair, pysock_socket_pair
 
 
@@ -45,7 +46,8 @@ def servers(context: ssl.SSLContext) -> None:
         assert_type(server, pysock.Server)
         assert_type(server.fileno(), int)
         assert_type(server.start(), pysock.Server)
-        assert_type(server.stopping, bool)
+        assert_type((server.address, server.stopping), tuple[Address, bool])
+        assert_type(server.addresses, list[Address])
         server.stop(drain=1)
     pysock.Server(("127.0.0.1", 0), answer, framing=pysock.Netstring()).serve_forever()
     pysock.Server("unix:@echo", Echo).handle_request()
