@@ -19,8 +19,8 @@ space := $(subst ,, )
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint lint-types lint-workflows lint-c bench bench-quick
-.PHONY: bench-growth bench-instructions docs build check-dist manylinux check-version release clean
+.PHONY: help demo test test-slow lint lint-style lint-types lint-workflows lint-c bench
+.PHONY: bench-quick bench-growth bench-instructions build check-dist manylinux check-version release clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,9 @@ test: $(VENV)/.package $(VENV)/.tools ## run the tests against the installed whe
 test-slow: $(VENV)/.package $(VENV)/.tools ## run the tests that take minutes
 	$(BIN)/pytest -m slow --timeout=600 $(ARGS)
 
-lint: $(VENV)/.linters lint-types lint-workflows lint-c ## style, types, workflows, warnings
+lint: lint-style lint-types lint-workflows lint-c ## style, types, workflows, warnings of C
+
+lint-style: $(VENV)/.linters
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(IN_VENV) cython-lint src/*.pyx src/*.pxi
@@ -100,7 +102,7 @@ manylinux: build ## dist/ gets a wheel for Linux since 2014 besides; Linux only
 check-version: ## the changelog must have what _version.py says; TAG=v1.2.3 must be that
 	.ci/release --check $(TAG)
 
-release: check-dist ## tag what is committed, and say what to push; pushes nothing
+release: check-version check-dist ## tag what is committed, and say what to push; pushes nothing
 	.ci/release
 
 clean: ## remove everything that was made
