@@ -19,8 +19,9 @@ space := $(subst ,, )
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint lint-style lint-types lint-workflows lint-c bench
-.PHONY: bench-quick bench-growth bench-instructions build check-dist manylinux check-version release clean
+.PHONY: help demo test test-slow lint lint-style lint-types lint-workflows lint-c docs
+.PHONY: bench bench-quick bench-growth bench-instructions
+.PHONY: build check-dist manylinux check-version release clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,7 +107,7 @@ release: check-version check-dist ## tag what is committed, and say what to push
 	.ci/release
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) build dist *.egg-info src/*.c src/*.html pysock/*.so
+	rm -rf $(VENV) build dist docs/_build *.egg-info src/*.c src/*.html pysock/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
 
 $(VENV)/.made:
