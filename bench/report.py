@@ -51,7 +51,7 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 MEMORY = "user memory of an idle connection"
 NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
 DISTURBED = 0.25  # so is a larger share of rounds that the machine has disturbed
-NEAR = 0.03  # a ratio that is nearer to its goal than this has neither met nor missed it
+NEAR = 0.05  # a ratio that is nearer to its goal than this has neither met nor missed it
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
                 ratio = _ratio(by_rival, kind.rival(row, column), row.subject, by)
                 if ratio is not None:
                     title = f"{row.work}: {row.title}"
-                    word = _judge(by_rival, ratio, goal)
+                    rounds = by_rival[str(kind.rival(row, column))], by_rival[row.subject]
+                    word = _judge(by_rival, ratio, goal, half_middle(*rounds, by))
                     found[title, column] = Verdict(word, _number(ratio), goal)
     return found
 
@@ -180,7 +181,7 @@ def _line(
             spread = half_middle(by_rival[str(rival)], by_rival[subject], by)
             text = f"{_number(ratio)} +-{_number(spread)}"
         if goal is not None and ratio is not None:
-            word = _judge(by_rival, ratio, goal)
+            word = _judge(by_rival, ratio, goal, spread)
             if word != "met":
                 (close if word == "close" else missed).append(column)
         cells.append(text if goal is None else f"{text or '?'} ({goal:g})")
@@ -282,10 +283,10 @@ def _controlled(by_rival: Rounds) -> str | None:
     return next((name for name in by_rival if f"{name}_again" in by_rival), None)
 
 
-def _judge(by_rival: Rounds, ratio: float, goal: float) -> str:
-    """Return "met" or "missed", or "close" where the control does not allow to tell."""
+def _judge(by_rival: Rounds, ratio: float, goal: float, spread: float) -> str:
+    """Return "met" or "missed", or "close" where control and spread do not allow to tell."""
     control = _ratio_of_control(by_rival)
-    doubt = goal * max(NEAR, abs(control - 1) if control is not None else 0.0)
+    doubt = max(goal * NEAR, goal * abs((control or 1) - 1), spread)
     if ratio < goal - doubt:
         return "missed"
     return "close" if ratio < goal + doubt else "met"
