@@ -8,7 +8,7 @@ IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md \
-	$(shell find src pysock ! -name __pycache__ ! -name '*.py[co]' ! -name '*.so' ! -name '*.c')
+	$(shell find src pysock -type f ! -name '*.py[co]' ! -name '*.so' ! -name '*.c')
 
 # The works of bench-quick: of every table some.
 QUICK := pingpong pipelined stream_many stream_1m libraries_64 libraries_16k libraries_4m \
