@@ -18,7 +18,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from types import ModuleType
+from typing import Any, NoReturn
 
 __all__ = ["Failure", "main"]
 
@@ -28,20 +29,33 @@ INTERRUPTED = 128 + 2  # as a shell tells SIGINT
 UNREAD = 128 + 13  # and SIGPIPE
 DISCONNECTED = 255
 
+WIDEST = 100  # columns of help: longer lines are hard to read
+
+DESCRIPTION = """\
+Whole messages over sockets: send them, serve them, measure, look into what was recorded;
+and commands and files on another machine."""
+
+EPILOG = """\
+`pysock VERB --help` tells more of one.
+
+examples:
+  pysock demo
+  pysock send --help"""
+
 # Each verb, and what `pysock --help` says of it.
 VERBS = {
     "bench": "put load on a server and say how it does",
-    "demo": "show messages stuck together and cured, a server, a command, a comparison",
-    "dump": "show the frames in a capture of a stream's bytes",
+    "demo": "show what pysock is for, over real sockets, in a few seconds",
+    "dump": "show the messages in a file of a stream's bytes",
     "get": "fetch files from a server of remote commands",
-    "guess": "say which format the bytes of a capture follow",
+    "guess": "say which format the bytes in a file follow",
     "keygen": "make a certificate, its private key and an authkey",
     "put": "send files to a server of remote commands",
     "run": "run a command on another machine, as ssh does",
     "send": "send messages to a server and print its replies",
-    "serve": "run a server: handlers of yours, several processes",
+    "serve": "run a server that answers messages with a function of yours",
     "shell": "type commands that another machine runs",
-    "shell-server": "run commands for others: run, shell, put and get connect to it",
+    "shell-server": "be the server of run, shell, put and get",
 }
 
 
@@ -58,6 +72,35 @@ class NoReader(Exception):
     """Nobody reads the output any more, which is no failure of ours."""
 
 
+class Formatter(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the screen; what is indented stays as it is."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        import shutil
+
+        options.setdefault("width", min(shutil.get_terminal_size().columns, WIDEST) - 2)
+        super().__init__(prog, **options)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            "\n".join(indent + line for line in part.splitlines())
+            if "\n " in part
+            else "\n".join(indent + line for line in self._split_lines(part, width))
+            for part in text.strip("\n").split("\n\n")
+        )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        import textwrap
+
+        # An option that is cut at its hyphen is none.
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == argparse.REMAINDER and action.metavar:
+            return f"[{action.metavar} ...]"
+        return super()._format_args(action, default_metavar)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line."""
 
@@ -66,7 +109,7 @@ class Parser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Formatter,
             allow_abbrev=False,
         )
 
@@ -115,9 +158,7 @@ def _run(verb: str | None, arguments: list[str]) -> int:
     try:
         if verb is None:
             return _top(arguments)
-        module = importlib.import_module(f"{__name__}.{verb.replace('-', '_')}")
-        parser = Parser(f"pysock {verb}", module.DESCRIPTION, module.EPILOG)
-        module.configure(parser)
+        module, parser = load(verb)
         parse = getattr(module, "parse", Parser.parse_intermixed_args)
         options = parse(parser, arguments[1:])
         status: int = module.run(options)
@@ -126,19 +167,32 @@ def _run(verb: str | None, arguments: list[str]) -> int:
         return exc.code if isinstance(exc.code, int) else 0
 
 
-def _top(arguments: list[str]) -> int:
-    """Answer `pysock` without a verb it knows."""
+def load(verb: str) -> tuple[ModuleType, Parser]:
+    """Return the module of *verb*, and the parser that it has configured."""
+    module = importlib.import_module(f"{__name__}.{verb.replace('-', '_')}")
+    parser = Parser(f"pysock {verb}", module.DESCRIPTION, module.EPILOG)
+    module.configure(parser)
+    return module, parser
+
+
+def top_parser() -> Parser:
+    """Return the parser of what stands before a verb's own options."""
     from .. import __version__
 
-    verbs = "\n".join(f"  {verb:<12} {summary}" for verb, summary in VERBS.items())
-    parser = Parser(
-        "pysock",
-        "Whole messages over sockets.",
-        f"verbs:\n{verbs}\n\n`pysock VERB --help` tells more, with examples.",
-    )
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
+    parser = Parser("pysock", DESCRIPTION, f"verbs:\n{verbs}\n\n{EPILOG}")
+    parser.usage = "pysock [-h] [--version] VERB ..."
     parser.add_argument("--version", action="version", version=f"pysock {__version__}")
-    parser.add_argument("verb", metavar="VERB", choices=list(VERBS), help="what to do")
-    parser.parse_args(arguments[:1])
+    parser.add_argument(
+        "verb", metavar="VERB", choices=list(VERBS), help="what to do, one of those below"
+    )
+    return parser
+
+
+def _top(arguments: list[str]) -> int:
+    """Answer `pysock` without a verb it knows."""
+    top_parser().parse_args(arguments[:1])
     raise AssertionError("not reached: a known verb does not come here")
 
 

@@ -36,10 +36,12 @@ DESCRIPTION = """\
 Put load on a server of yours and say how it does: requests per second, how long replies
 take, what goes wrong. Every request has one reply.
 
-Each connection sends the next request when the reply to the last has come (--depth: to
-the last but so many). With --rate requests come due at fixed times instead, as those of
-independent users do, and a latency is counted from there: a server that stalls is charged
-for everybody whom it keeps waiting."""
+Each connection sends its next request when the reply to the last one has come; with
+--depth it has several under way. With --rate requests come due at fixed times instead, as
+those of independent users do, and a latency is counted from there: a server that stalls is
+charged for everybody whom it keeps waiting.
+
+Only put load on a server that is yours, or whose owner knows."""
 
 EPILOG = """\
 examples:
@@ -47,8 +49,6 @@ examples:
   pysock bench unix:///run/me/app.sock -c 500 -s 16k -t 30
   pysock bench 127.0.0.1:8000 --rate 20000 --json=result.json
   pysock bench localhost:6379 --framing crlf --message PING
-  pysock bench 127.0.0.1:5020 --framing modbus --file request.bin -c 1
-  pysock bench tls://app.example.org:5210 --ca certificate.pem --authkey authkey
 
 The latency of a request ends when its reply has come whole. Requests of the warm-up are
 not counted. After the end replies are still waited for, and Ctrl-C is an end like any
@@ -62,20 +62,23 @@ what --json prints, times in seconds:
   requests                that were sent; each is answered or unanswered
   answered unanswered     the sum of these two is "requests"
   replies                 those of "answered" that came within "seconds"
-  unsent                  requests that came due (--rate), or were left (-n), and could
-                          not be sent; no part of "requests"
+  unsent                  requests that came due (--rate), or were left (-n),
+                          and could not be sent; no part of "requests"
   requests_per_second     replies / seconds
   bytes_out_per_second bytes_in_per_second
                           of everything on the wire, headers too
-  latency                 of the answered requests: min mean p50 p90 p99 p99.9 max;
-                          null where there are none
-  histogram               [latency, count] pairs; the counts add up to "answered"
+  latency                 of the answered requests: min mean p50 p90 p99 p99.9
+                          max; null where there are none
+  histogram               [latency, count] pairs; the counts add up to
+                          "answered"
   connections_opened      at first and later, those that replaced others too
-  errors                  counts: lost (connections), timeout (connections given up),
-                          connect (attempts that failed), framing (replies that do not
-                          follow it), unasked (replies without a request)
+  errors                  counts: lost (connections), timeout (connections
+                          given up), connect (attempts that failed), framing
+                          (replies that do not follow it), unasked (replies
+                          without a request)
   error_examples          what was said of the first error of each kind
-  busy                    share of the time that the busiest load process computed
+  busy                    share of the time that the busiest of the processes
+                          that send was computing
   interrupted             true after Ctrl-C
 
 exit status: 0 also where some requests failed; 1 this side failed; 2 a wrong command line,
@@ -100,7 +103,7 @@ def configure(parser: Parser) -> None:
         metavar="N",
         type=as_count,
         default=50,
-        help="connections; default: %(default)s",
+        help="connections to open; default: %(default)s",
     )
     add(
         "-d",
@@ -108,19 +111,20 @@ def configure(parser: Parser) -> None:
         metavar="N",
         type=as_count,
         default=1,
-        help="requests under way on each, sent without waiting; default: %(default)s",
+        help="requests that each may have under way, without a reply yet; "
+        "default: %(default)s",
     )
     message = parser.add_mutually_exclusive_group()
     message.add_argument(
         "-s",
         "--size",
-        metavar="N",
+        metavar="BYTES",
         type=as_size,
         default=64,
-        help="bytes of each message, as 100, 64k or 1M; default: %(default)s",
+        help="length of each message, as in 100, 64k or 1M; default: %(default)s",
     )
-    message.add_argument("--message", metavar="TEXT", help="the message itself")
-    message.add_argument("--file", metavar="F", help="a file that holds the message")
+    message.add_argument("--message", metavar="TEXT", help="send this message")
+    message.add_argument("--file", metavar="FILE", help="send what this file holds")
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "-t",
@@ -135,14 +139,14 @@ def configure(parser: Parser) -> None:
         "--requests",
         metavar="N",
         type=as_count,
-        help="how many requests to send instead",
+        help="send so many requests instead, however long that takes",
     )
     add(
         "--warmup",
         metavar="SECONDS",
         type=partial(_seconds, zero=True),
         default=0.5,
-        help="how long to send before that; default: %(default)g",
+        help="how long to send before that, uncounted; default: %(default)g",
     )
     add(
         "-p",
@@ -159,15 +163,17 @@ def configure(parser: Parser) -> None:
     )
     add(
         "--framing",
-        metavar="NAME",
+        metavar="FORMAT",
         default="length4",
-        help="how messages become frames: see pysock send --help; default: %(default)s",
+        help="how messages become frames, a name that `pysock send --help` lists; "
+        "default: %(default)s",
     )
     add(
         "--max-frame",
         metavar="BYTES",
         type=as_size,
-        help="longest payload to send or accept; default: the format's own, often 64 MiB",
+        help="longest message to send or accept, as in 64k or 1M; default: the format's own, "
+        "often 64M",
     )
     add(
         "--timeout",
@@ -182,7 +188,8 @@ def configure(parser: Parser) -> None:
         metavar="FILE",
         nargs="?",
         const="-",
-        help="print one JSON object instead, described below; into FILE, beside the report",
+        help="print one JSON object, described below, instead of the report; with FILE, "
+        "write it there and print the report too",
     )
     add_client_security(parser)
 

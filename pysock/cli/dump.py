@@ -21,19 +21,22 @@ from .options import as_count, as_size
 __all__ = ["Frame", "check_stream", "frame_size", "pieces", "say"]
 
 DESCRIPTION = """\
-Print the frames in FILE, which holds the bytes of one direction of a stream, or in
-standard input, each as soon as it has come."""
+Print the frames (messages with what marks where they begin and end) in FILE or in standard
+input, each as soon as it has come. The bytes are those of one direction of a stream, as
+tcpflow writes them, or Wireshark's "Follow TCP Stream" when it saves them as raw."""
 
 EPILOG = f"""\
+examples:
+  pysock dump --framing dns capture.bin
+  pysock dump --framing amqp --skip 8 --full capture.bin | less
+  pysock dump --framing 'LengthField(2, "little", offset=1)' capture.bin
+  nc -l 8000 | pysock dump --framing length4
+
 formats:
 {textwrap.fill(", ".join(sorted(NAMED)), 78, initial_indent="  ", subsequent_indent="  ")}
-  or an expression: 'LengthField(2, "little", offset=1, counts="frame")'
+  or an expression, as in 'LengthField(2, "little", counts="frame")'
 
-examples:
-  pysock dump --framing dns capture
-  pysock dump --framing amqp --skip 8 --full capture | less
-  nc -l 8000 | pysock dump --framing length4
-  pysock guess capture   # when the format is not known
+`pysock guess` says which format it is, where that is not known.
 
 exit status: 0; 1 the bytes do not follow the format, or end inside a frame, or this side
 failed; 2 a wrong command line or a file that cannot be read or is no stream; 130 after
@@ -51,25 +54,32 @@ _PCAPNG_ORDER = (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a")
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", default="-", help="default: standard input")
+    add(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        default="-",
+        help="where the bytes are; default: standard input",
+    )
     add(
         "--framing",
         metavar="FORMAT",
         required=True,
-        help="how messages became frames: a name, or an expression, see below",
+        help="how messages became frames: a name or an expression, see below",
     )
     add(
         "--max-frame",
         metavar="BYTES",
         type=as_size,
-        help="longest payload to take for one; default: the format's own, often 64 MiB",
+        help="longest message to take for one, as in 64k or 1M; default: the format's own, "
+        "often 64M",
     )
     add(
         "--skip",
         metavar="BYTES",
         type=as_size,
         default=0,
-        help="bytes before the first frame, such as a greeting",
+        help="how many bytes to leave out before the first frame, such as a greeting",
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
@@ -78,7 +88,7 @@ def configure(parser: Parser) -> None:
         dest="shown",
         type=lambda text: as_count(text, least=0),
         default=SHOWN,
-        help="show at most N bytes of a frame, 0: only its sizes; default: %(default)s",
+        help="show at most N bytes of a frame; 0: only its sizes; default: %(default)s",
     )
     shown.add_argument("--full", action="store_true", help="show all bytes of every frame")
 

@@ -26,19 +26,20 @@ Fetch files from a server, out of the folder that it serves (`pysock shell-serve
 
 REMOTE is a path below that folder; LOCAL is the new file here, or a folder to put the files
 into. A file appears under its name when all of it is there and its checksum is right, with
-its mode and time. One that was cut off is gone on with: give the same command again."""
+its mode and time. After a copy that was cut off give the same command again: it goes on
+where that one ended."""
 
 EPILOG = """\
 examples:
   pysock get results/today.csv .
   pysock get a.log b.log logs/
-  pysock get --from tls://host.example:5210 --ca certificate.pem --authkey authkey \\
-      images/disk.img disk.img
+  pysock get --from tls://host.example:5210 --ca certificate.pem \\
+      --authkey authkey images/disk.img disk.img
   pysock get -r backup/project .
 
-exit status: 0; 1 something was not copied; 2 a wrong command line, or a file of it; 130
-after Ctrl-C; 255 no connection, one of the two sides not proved to be who it must be, or a
-connection that failed"""
+exit status: 0; 1 something was not copied; 2 a wrong command line, or a file that it names
+cannot be used; 130 after Ctrl-C; 255 no connection, a connection that failed, or one of the
+two sides could not prove who it is"""
 
 
 PIPED = "`pysock run -- cat FILE` prints one"
@@ -51,7 +52,7 @@ def configure(parser: Parser) -> None:
         "paths",
         metavar="REMOTE... LOCAL",
         nargs="*",
-        help="the files at the server, and the path that they get here",
+        help="the files at the server, and the path here to copy them to",
     )
     add_copying(parser)
     add_connection(parser, "--from")

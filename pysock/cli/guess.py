@@ -16,23 +16,23 @@ from .guess_walk import BROKEN, CUT, EXACT
 from .options import as_size
 
 DESCRIPTION = """\
-Propose the formats that cut the bytes of FILE, one direction of a stream, into frames,
-best first."""
+Say which formats cut the bytes of FILE, or of standard input, into frames; the best comes
+first. The bytes are those of one direction of a stream, as for `pysock dump`."""
 
 LOOK = 16 << 20  # bytes of the file
 
 EPILOG = f"""\
+examples:
+  pysock guess capture.bin
+  pysock guess --skip 24 capture.bin   # the first 24 bytes are no frames
+  pysock guess --json < capture.bin
+
 Each line has the Python expression that makes the format, the names of the formats that are
 the same for these bytes, how many frames there are, and what speaks for it: lengths that
-fit, an end exactly at a frame's end, what is alike in all frames. Of that the bits are the
-sum: 10 bits mean that about one in 1000 other captures would look as good by accident.
+fit, an end exactly at a frame's end, what is alike in all frames. The bits are the sum of
+that: 10 bits mean that about one in 1000 other captures would look as good by accident.
 Short captures of few frames fit many formats: capture more. At most the first
 {LOOK >> 20} MiB are looked at.
-
-examples:
-  pysock guess capture
-  pysock guess --skip 24 capture   # the frames begin after 24 bytes of something else
-  pysock dump --framing modbus capture
 
 exit status: 0; 1 no format fits well enough, or this side failed; 2 a wrong command line or
 a file that cannot be read or is no stream"""
@@ -44,13 +44,19 @@ PARTLY = 3
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", default="-", help="default: standard input")
+    add(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        default="-",
+        help="where the bytes are; default: standard input",
+    )
     add(
         "--skip",
         metavar="BYTES",
         type=as_size,
-        help="bytes before the first frame; default: the greeting of a protocol that has "
-        "one, else 0",
+        help="how many bytes to leave out before the first frame; default: the greeting of a "
+        "protocol that has one, else 0",
     )
     add("--json", action="store_true", help="print the proposals as one JSON object")
 

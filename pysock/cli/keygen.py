@@ -27,14 +27,14 @@ from .options import as_count
 DESCRIPTION = """\
 Make a certificate, its private key and an authkey, and print what to do with them.
 
-certificate.pem is for the server, and for clients that trust it by the file; the pin that
-is printed does as well. private-key.pem is for the server alone. authkey is a secret that
-the server and its clients share."""
+certificate.pem is for the server, and no secret: clients know the server by a copy of it, or
+by its pin, which is printed. private-key.pem is for the server alone. authkey is a secret
+that the server and its clients share."""
 
 EPILOG = """\
 examples:
   pysock keygen
-  pysock keygen /etc/app --name app.example.org --name 192.0.2.7
+  pysock keygen keys --name app.example.org --name 192.0.2.7
   pysock keygen --user alice --force
 
 exit status: 0; 1 a file exists already or cannot be written, or the package cryptography
@@ -55,7 +55,7 @@ def configure(parser: Parser) -> None:
         nargs="?",
         type=Path,
         default=Path(),
-        help="where to write the files; default: the current one",
+        help="where to write the files, made if it is missing; default: the current one",
     )
     add(
         "--name",
@@ -76,7 +76,7 @@ def configure(parser: Parser) -> None:
         "--user",
         metavar="NAME",
         type=_user,
-        help="also print how the authkey gets into a server's file of users",
+        help="whose key it is: print how it gets into a server's file of users (--users)",
     )
     add("--force", action="store_true", help="replace the files if they exist")
 

@@ -35,13 +35,13 @@ __all__ = [
 _UNITS = {None: 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-def add_address(parser: Parser) -> None:
-    """Add the argument that says where to connect."""
+def add_address(parser: Parser, more: str = "") -> None:
+    """Add the argument that says where to connect; *more*: other forms of it."""
     parser.add_argument(
         "address",
         metavar="ADDRESS",
-        help="host:port, tcp://host:port, tls://host:port, unix:///path, unix:@abstract or a "
-        "path",
+        help="the server, as host:port, tcp://host:port, tls://host:port, unix:///path, "
+        f"unix:@abstract{more} or a path with a slash in it",
     )
 
 
@@ -110,13 +110,14 @@ def add_server_security(parser: Parser) -> None:
     keys.add_argument(
         "--authkey",
         metavar="FILE",
-        help="clients must prove that they know the key in this file, 64 hex digits "
-        "(mode 0600)",
+        help="file with a key, 64 hex digits, mode 0600, as `pysock keygen` makes it: clients "
+        "must prove that they have it too",
     )
     keys.add_argument(
         "--users",
         metavar="FILE",
-        help="as --authkey, with keys for several users: lines of a name and a key",
+        help="instead of --authkey: file with a key for each user, in lines of a name and a "
+        "key",
     )
     _add_insecure(group, "--authkey or --users")
     add(
@@ -124,8 +125,8 @@ def add_server_security(parser: Parser) -> None:
         metavar="USER",
         action="append",
         type=_as_uid,
-        help="serve only this user of the machine, by name or number, at Unix sockets; their "
-        "mode is 0666 then; may be given again",
+        help="at Unix sockets, serve only this user of the machine, a name or a number; the "
+        "sockets have mode 0666 then; may be given again",
     )
 
 
@@ -172,14 +173,14 @@ def add_client_security(parser: Parser) -> None:
     """Add what `client_security` reads."""
     group = parser.add_argument_group(
         "TLS and keys",
-        "TLS is done where the address has tls://, and with any of the options for it;\n"
-        "  without --ca and --pin the system's CAs are trusted.",
+        "TLS is used where the address has tls://, and with any of the options for it; "
+        "without --ca and --pin the system's CAs are trusted.",
     )
     add = group.add_argument
     add(
         "--ca",
         metavar="FILE",
-        help="PEM file with the CAs, or the very certificate, to trust",
+        help="PEM file with the CAs to trust, or with the server's own certificate",
     )
     add(
         "--pin",
@@ -187,26 +188,26 @@ def add_client_security(parser: Parser) -> None:
         action="append",
         type=_as_pin,
         help="SHA-256 of the server's certificate, as `pysock keygen` prints it; may be given "
-        "again, one must match; without --ca only this counts, no name and no date",
+        "again, then one must match; without --ca only this counts, not its name and dates",
     )
     add(
         "--server-hostname",
         metavar="NAME",
-        help="name that the server's certificate must have; default: the address's host",
+        help="name that the server's certificate must be for; default: the address's host",
     )
     _add_own_certificate(group, "this client's certificate, for servers that demand one")
     _add_tls12(group)
     add(
         "--authkey",
         metavar="FILE",
-        help="prove that the key in this file is known, 64 hex digits (mode 0600); the server "
-        "proves the same",
+        help="file with the server's key, 64 hex digits, mode 0600: each side proves to the "
+        "other that it has it",
     )
     add(
         "--user",
         metavar="NAME",
         default="",
-        help="whose key it is, if the server knows several",
+        help="whose key that is, for a server with --users",
     )
     _add_insecure(group, "--authkey")
 
@@ -282,7 +283,7 @@ def _add_own_certificate(group: Any, what: str) -> None:
     group.add_argument(
         "--key",
         metavar="FILE",
-        help="PEM file with its private key (mode 0600, no password); default: the "
+        help="PEM file with its private key, mode 0600, without a password; default: the "
         "certificate's file",
     )
 
@@ -295,8 +296,8 @@ def _add_insecure(group: Any, keys: str) -> None:
     group.add_argument(
         "--insecure",
         action="store_true",
-        help=f"allow {keys} without TLS to and from other machines, where whoever is on the "
-        "way may take a connection over",
+        help=f"allow {keys} without TLS between machines, although whoever is on the way can "
+        "read everything and take the connection over",
     )
 
 

@@ -26,20 +26,20 @@ Send files to a server, into the folder that it serves (`pysock shell-server --f
 
 REMOTE is the new file's path below that folder, or a folder there to put the files into; a
 dot is the served folder itself. A file appears under its name when all of it is there and
-its checksum is right, with its mode and time. One that was cut off is gone on with: give the
-same command again."""
+its checksum is right, with its mode and time. After a copy that was cut off give the same
+command again: it goes on where that one ended."""
 
 EPILOG = """\
 examples:
   pysock put report.pdf .
   pysock put a.csv b.csv incoming/
-  pysock put --to tls://host.example:5210 --ca certificate.pem --authkey authkey \\
-      disk.img images/disk.img
+  pysock put --to tls://host.example:5210 --ca certificate.pem \\
+      --authkey authkey disk.img images/disk.img
   pysock put -r project backup
 
-exit status: 0; 1 something was not copied; 2 a wrong command line, or a file of it; 130
-after Ctrl-C; 255 no connection, one of the two sides not proved to be who it must be, or a
-connection that failed"""
+exit status: 0; 1 something was not copied; 2 a wrong command line, or a file that it names
+cannot be used; 130 after Ctrl-C; 255 no connection, a connection that failed, or one of the
+two sides could not prove who it is"""
 
 
 # As `pysock run -- cat FILE` is for what comes from there.
@@ -53,7 +53,7 @@ def configure(parser: Parser) -> None:
         "paths",
         metavar="LOCAL... REMOTE",
         nargs="*",
-        help="the files here, and the path that they get at the server",
+        help="the files here, and the path at the server to copy them to",
     )
     add_copying(parser)
     add_connection(parser, "--to")

@@ -267,7 +267,7 @@ def add_copying(parser: Parser) -> None:
     add(
         "--no-overwrite",
         action="store_true",
-        help="leave files alone that exist already: they are told, and the exit status is 1",
+        help="leave files alone that exist already; they are named, and the exit status is 1",
     )
     add("-v", "--verbose", action="store_true", help="print a line for each file")
 

@@ -39,16 +39,25 @@ DESCRIPTION = """\
 Run a command on another machine, or as another user of this one: where `pysock
 shell-server` runs.
 
-Its output and its error output come out here, each where it belongs; what is read here is
-its input; Ctrl-C interrupts it; and its exit status is the one of this command. It ends when
-this command ends, however that comes."""
+What it prints comes out here, standard output and standard error each where it belongs; the
+standard input here is its input; Ctrl-C interrupts it; and its exit status becomes the one of
+this program. It ends when this program ends, for whatever reason."""
 
 EPILOG = """\
-The command is given as it is, word by word, to no shell; --shell has the server's shell run
-it: quote what your own shell must not expand. TERM, LANG and LC_* are passed on.
+examples:
+  pysock run -- uname -a
+  pysock run --shell -- 'du -sh * | sort -h'
+  pysock run -t -- vi notes.txt
+  pysock run tls://host.example:5210 --ca certificate.pem --authkey authkey \\
+      -- df -h
+
+The command is run as it is, word by word, without a shell; with --shell the server's shell
+runs it: quote what your own shell must not expand. The variables TERM, LANG and LC_* are
+passed on.
 
 signals:
-  SIGINT (Ctrl-C)  goes to the command; the second one as SIGTERM; the third one kills it
+  SIGINT (Ctrl-C)  goes to the command; the second one as SIGTERM; the third
+                   one kills it
   SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2  go to the command
 
 with -t, at the start of a line:
@@ -56,17 +65,11 @@ with -t, at the start of a line:
   ~Ctrl-Z  stops this program
   ~~       is one tilde
 
-examples:
-  pysock run -- uname -a
-  pysock run tls://host.example:5210 --ca certificate.pem --authkey authkey -- df -h
-  pysock run --shell -- 'du -sh * | sort -h'
-  pysock run -- tar -c project | tar -x
-  pysock run -t -- vi notes.txt
-
 exit status: that of the command; 128 + n if signal n ended it; 124 after --timeout; 126 it
 cannot be executed; 127 it was not found; 130 after a third Ctrl-C; 141 the reader of the
-output has gone; 255 no connection, one of the two sides not proved to be who it must be, a
-refusal, or a connection that failed; 2 a wrong command line, or a file of it"""
+output has gone; 255 no connection, a connection that failed, a refusal, or one of the two
+sides could not prove who it is; 2 a wrong command line, or a file that it names cannot be
+used"""
 
 TIMED_OUT = 124
 PASSED_ON = ("SIGHUP", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -83,31 +86,45 @@ def configure(parser: Parser) -> None:
         help=f"the server, as tls://host:port or unix:///path; default: {DEFAULT}",
     )
     add(
+        "command",
+        metavar="COMMAND",
+        nargs="*",
+        default=[],
+        help="what to run there, and its arguments",
+    )
+    add(
         "-t",
         "--terminal",
         action="store_true",
-        help="give the command a terminal, and this one's keys to it as they are",
+        help="run it at a terminal, for editors and the like; every key goes to it",
     )
-    add("-n", "--no-input", action="store_true", help="give it no input: it reads /dev/null")
+    add(
+        "-n", "--no-input", action="store_true", help="give it an empty input, as of /dev/null"
+    )
     add(
         "--shell",
         action="store_true",
-        help="join the words with spaces, for the server's shell to run",
+        help="join the words with spaces, and let the server's shell run them",
     )
-    add("--cwd", metavar="DIR", help="the folder there to run in; default: as the server says")
+    add(
+        "--cwd",
+        metavar="FOLDER",
+        help="the folder there to run in; default: the server's choice",
+    )
     add(
         "--env",
         metavar="NAME=VALUE",
         action="append",
         type=partial(pair_of, what="NAME=VALUE", check=lambda *pair: pair),
         default=[],
-        help="set a variable, which the server must allow (--allow-env); may be given again",
+        help="set an environment variable, which the server must allow (its --allow-env); may "
+        "be given again",
     )
     add(
         "--timeout",
         metavar="SECONDS",
         type=partial(as_seconds, below=threading.TIMEOUT_MAX),
-        help="kill the command after so long",
+        help="kill the command when it has run so long",
     )
     add_connection(parser)
 
@@ -119,6 +136,9 @@ def parse(parser: Parser, arguments: list[str]) -> argparse.Namespace:
     if not command and not {"-h", "--help"} & set(arguments[:at]):
         parser.error("the command is missing; it comes after --, as in: pysock run -- ls -l")
     options = parser.parse_intermixed_args(arguments[:at])
+    if options.command:
+        words = " ".join(options.command)
+        parser.error(f"unrecognized arguments: {words}; the command comes after --")
     if not (command[0] or options.shell):
         parser.error("the command's name is empty")
     options.command = command

@@ -26,6 +26,7 @@ from .options import (
     add_address,
     add_client_security,
     as_seconds,
+    as_size,
     client_security,
     format_of,
     in_options,
@@ -33,11 +34,12 @@ from .options import (
 from .send_datagrams import check_options, for_datagrams, send_datagrams
 
 DESCRIPTION = """\
-Send messages, each as one frame, and print the replies, each on a line of its own.
+Send messages to a server, each as one frame, and print the replies, each on a line of its
+own.
 
-Without MESSAGE the lines of standard input are sent, each as soon as it is read. The
-command ends when everything is sent and as many replies as messages have come;
---no-reply and --until-close are other ways to end.
+Without MESSAGE the lines of standard input are sent, each as soon as it is read. It ends when
+everything is sent and as many replies as messages have come; --no-reply and --until-close are
+other ways to end.
 
 To udp://host:port and unixgram:///path each message is one datagram, sent when the one
 before it has been answered."""
@@ -46,23 +48,23 @@ DEFAULT_FRAMING = "length4"
 GRACE = 5.0  # seconds of silence after which --no-reply takes a server for content
 
 EPILOG = f"""\
-formats:
-{textwrap.fill(", ".join(sorted(NAMED)), 78, initial_indent="  ", subsequent_indent="  ")}
-
 examples:
   pysock send 127.0.0.1:8000 hello "how are you?"
   pysock send unix:///run/me/app.sock --no-reply < lines.txt
   pysock send localhost:6379 --framing crlf PING
-  pysock send 127.0.0.1:5020 --framing modbus --hex 000100000006010300000001
-  pysock send tls://app.example.org:5210 --ca certificate.pem --authkey authkey hello
-  pysock send udp://127.0.0.1:9000 --timeout 1 hello
+  pysock send tls://app.example.org:5210 --ca certificate.pem \\
+      --authkey authkey hello
+  pysock send udp://127.0.0.1:9000 --timeout 1 --retries 3 hello
+
+formats:
+{textwrap.fill(", ".join(sorted(NAMED)), 78, initial_indent="  ", subsequent_indent="  ")}
 
 TLS has no end of one direction: there --until-close waits for a server that ends the
 connection by itself, and --no-reply for one that is silent for {GRACE:g} s (--timeout).
 
-exit status: 0; 1 this side failed; 2 a wrong command line, a file of it or a message; 255
-no connection, one of the two sides not proved to be who it must be, or a connection that
-failed, timed out or ended before the last reply"""
+exit status: 0; 1 this side failed; 2 a wrong command line, a file that it names cannot be
+used, or a message that cannot be sent; 255 no connection, a connection that failed, timed out
+or ended before the last reply, or one of the two sides could not prove who it is"""
 
 CHUNK = 64 * 1024
 NAP = 0.5  # the longest sleep: a signal that comes just before one is seen after it
@@ -81,22 +83,23 @@ def configure(parser: Parser) -> None:
     )
     add(
         "--framing",
-        metavar="NAME",
+        metavar="FORMAT",
         default=DEFAULT_FRAMING,
-        help="how messages become frames, one of those below; default: %(default)s",
+        help="how messages become frames, one of the formats below; default: %(default)s",
     )
     add(
         "--max-frame",
         metavar="BYTES",
-        type=int,
-        help="longest payload to send or accept; default: the format's own, often 64 MiB",
+        type=as_size,
+        help="longest message to send or accept, as in 64k or 1M; default: the format's own, "
+        "often 64M",
     )
     add(
         "--timeout",
         metavar="SECONDS",
         type=as_seconds,
-        help="longest wait for connecting (default: 10), and for a server that owes a reply "
-        "or takes nothing (default: no limit)",
+        help="longest wait for a connection (default: 10), and for a server that owes a reply "
+        "or takes nothing (default: no limit; for datagrams 5)",
     )
     end = parser.add_mutually_exclusive_group()
     end.add_argument(
@@ -117,7 +120,7 @@ def configure(parser: Parser) -> None:
         action="store_true",
         help="messages are given, and replies printed, in hexadecimal",
     )
-    form.add_argument("--raw", action="store_true", help="no newline after a reply")
+    form.add_argument("--raw", action="store_true", help="print no newline after a reply")
     add_client_security(parser)
 
 

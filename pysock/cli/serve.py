@@ -33,29 +33,30 @@ DESCRIPTION = """\
 Serve messages with a function of yours: it is called with each message, and what it
 returns is the reply.
 
-HANDLER is module:name, as in app:handle; the module is looked for in the current folder
-first. The name is a function from bytes to bytes (or to several, or to None), or a class
-derived from pysock.Session."""
+HANDLER is module:name, as in app:handle for `def handle(message)` in app.py; the module is
+looked for in the current folder first. The name is that of a function, which is given bytes
+and returns bytes (or several, or None for no reply), or of a class derived from
+pysock.Session."""
 
 EPILOG = """\
-signals:
-  SIGTERM, SIGINT  accept nothing more, finish what is under way (--drain), end; a second
-                   one ends at once
-  SIGHUP           replace the workers one by one with new ones, which import the module
-                   again; no client is refused, and each connection
-                   is closed when it is between two messages; certificates and keys stay as
-                   they were read at the start
-
 examples:
   pysock serve app:handle
-  pysock serve app:handle --bind 0.0.0.0:5210 --bind unix:///run/me/app.sock --processes 4
+  pysock serve app:handle --bind 0.0.0.0:5210 --processes 4
   pysock serve app:make_handler --factory --framing netstring --max-frame 1M
-  pysock serve app:handle --bind fd://3 --proxy-protocol v2 --trusted-proxy 10.0.0.0/8
   pysock serve app:handle --bind tls://:5210 --certificate certificate.pem \\
       --key private-key.pem --authkey authkey
 
+signals:
+  SIGTERM, SIGINT  accept nothing more, finish what is under way (--drain),
+                   end; a second one ends at once
+  SIGHUP           replace the processes one by one with new ones, which import
+                   the module again; no client is refused, and each connection
+                   is closed when it is between two messages; certificates and
+                   keys stay as they were read at the start
+
 exit status: 0 after SIGTERM; 130 after SIGINT; 1 nothing could be served: the module, the
-handler or the address cannot be had; 2 a wrong command line, or a file of it"""
+handler or the address cannot be had; 2 a wrong command line, or a file that it names cannot
+be used"""
 
 DEFAULT_BIND = "tcp://127.0.0.1:8000"
 LEVELS = ["debug", "info", "warning", "error"]
@@ -66,32 +67,36 @@ _count = partial(as_count, most=999_999_999)
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("handler", metavar="HANDLER", help="module:name, as in app:handle")
+    add(
+        "handler",
+        metavar="HANDLER",
+        help="what answers the messages: module:name, as in app:handle",
+    )
     add(
         "--bind",
         metavar="ADDRESS",
         action="append",
-        help="tcp://host:port, host:port, tls://host:port, unix:///path, or fd://N for a "
-        "socket from systemd; "
-        f"port 0 lets the system choose; may be given again; default: {DEFAULT_BIND}",
+        help="where to listen: tcp://host:port, host:port, tls://host:port, unix:///path, or "
+        "fd://N for a socket from systemd; port 0 lets the system choose; may be given again; "
+        f"default: {DEFAULT_BIND}",
     )
     add(
         "--processes",
         metavar="N",
         type=_count,
         default=1,
-        help="worker processes; default: %(default)s",
+        help="how many processes serve; default: %(default)s",
     )
     add(
         "--workers",
         metavar="N",
         type=partial(_count, least=0),
-        help="threads of each process that may be in the handler at the same time; 0: it is "
-        "quick and never waits; default: 16 to 32, by the number of processors",
+        help="how many threads of each process may be in the handler at the same time; 0: the "
+        "handler is quick and never waits; default: 16 to 32, by the number of processors",
     )
     add(
         "--framing",
-        metavar="NAME",
+        metavar="FORMAT",
         default="length4",
         help="how messages become frames, a name that `pysock send --help` lists; "
         "default: %(default)s",
@@ -100,21 +105,22 @@ def configure(parser: Parser) -> None:
         "--max-frame",
         metavar="BYTES",
         type=as_size,
-        help="longest payload to accept, as in 64k or 1M; default: the format's own, often "
+        help="longest message to accept, as in 64k or 1M; default: the format's own, often "
         "64M",
     )
     add(
         "--max-connections",
         metavar="N",
         type=_count,
-        help="open connections of each process, past which clients wait; default: 1024",
+        help="how many connections each process may have open; more clients wait; default: "
+        "1024",
     )
     add(
         "--timeout",
         metavar="SECONDS",
         type=as_seconds,
-        help="for each call that a handler or session makes on its connection; default: no "
-        "limit",
+        help="longest time for each call that a handler or session makes on its connection; "
+        "default: no limit",
     )
     add(
         "--idle-timeout",
@@ -127,12 +133,13 @@ def configure(parser: Parser) -> None:
         metavar="SECONDS",
         type=partial(as_seconds, zero=True),
         default=30.0,
-        help="at the end, the time for what is under way; default: %(default)g",
+        help="how long to wait at the end for what is under way; default: %(default)g",
     )
     add(
         "--proxy-protocol",
         choices=["v1", "v2", "any"],
-        help="every connection begins with this header of a load balancer",
+        help="every connection begins with this header of the PROXY protocol, as load "
+        "balancers send it",
     )
     add(
         "--trusted-proxy",
@@ -144,7 +151,7 @@ def configure(parser: Parser) -> None:
     add(
         "--health",
         metavar="ADDRESS",
-        help="answer HTTP there with status 200 while serving",
+        help="for health checks: answer HTTP requests there with status 200 while serving",
     )
     add(
         "--factory",
@@ -160,7 +167,7 @@ def configure(parser: Parser) -> None:
         "--log-level",
         choices=LEVELS,
         default="info",
-        help="what to log on stderr; default: %(default)s",
+        help="how much to log, on stderr; default: %(default)s",
     )
     add_server_security(parser)
 

@@ -35,43 +35,46 @@ from .signals import Interrupts
 from .terminal import GivenUp, interact, kept_terminal, status_of, window_size, write_all
 
 DESCRIPTION = """\
-Run commands on another machine, or as another user, line by line: each line goes to the
-shell of the other side, and what it prints comes as it is printed. The other side runs
-`pysock shell-server`.
+Type commands that run on another machine, or as another user of this one: where `pysock
+shell-server` runs. Each line goes to a shell there, and what it prints is shown as it comes.
 
 With -t the command has a terminal there: for an editor, top, or a login shell."""
 
 EPILOG = """\
-at the prompt:
-  -t COMMAND    run this one full-screen, as in: -t vi notes.txt; -t alone: a login shell
-  exit, Ctrl-D  leave
-  Ctrl-C        interrupt the command (SIGINT); again: SIGTERM; again: SIGKILL to it and all
-                it has started; then: wait no longer. At the prompt: a new line
-  Up, Ctrl-R    what was typed before; a line that begins with a space is not kept
-  Tab           complete the name of a file on the other side, or of a command
-
-Each line has a shell of its own. From one line to the next are kept the working folder
-(cd) and exported variables (export NAME=value); not kept are other variables, functions,
-and what `exec` or a trap for EXIT of the line's own keeps from being told. Without -t a
-command reads an empty input, and what is typed meanwhile waits for the prompt. A line is
-over when nothing holds its output any more: `server >log 2>&1 &` runs on in the background.
-
-With -t, at the start of a line, ~. gives the command and the connection up, ~ Ctrl-Z
-stops this program, and ~~ is one tilde.
-
-Where standard input is no terminal its lines are run in order, each a whole command; it
-ends early when the connection is lost, or at Ctrl-C.
-
 examples:
   pysock shell
-  pysock shell unix:///run/user/1000/pysock.sock
-  pysock shell tls://build.example.org:5210 --ca certificate.pem --authkey authkey
-  pysock shell -t
-  pysock shell unix:///run/me/remote.sock -t top
+  pysock shell -t top
   pysock shell < commands.txt
+  pysock shell tls://build.example.org:5210 --ca certificate.pem \\
+      --authkey authkey
+
+at the prompt:
+  -t COMMAND    run this one full-screen, as in: -t vi notes.txt; -t alone: a
+                login shell
+  exit, Ctrl-D  leave
+  Ctrl-C        interrupt the command (SIGINT); again: SIGTERM; again: SIGKILL
+                to it and all it has started; then: wait no longer. At the
+                prompt: a new line
+  Up, Ctrl-R    what was typed before; a line that begins with a space is not
+                kept
+  Tab           complete the name of a file on the other side, or of a command
+
+Each line has a shell of its own. The working folder (cd) and exported variables (export
+NAME=value) are kept from one line to the next; other variables and functions are not, nor
+what a line with `exec` or a trap for EXIT of its own has changed. Without -t a
+command reads an empty input, and what is typed meanwhile waits for the prompt. A line is
+over when nothing holds its output open any more: `server >log 2>&1 &` runs on in the
+background.
+
+With -t, at the start of a line, ~. gives the command and the connection up, ~Ctrl-Z
+stops this program, and ~~ is one tilde.
+
+Where standard input is no terminal its lines are run in order, each a whole command; this
+ends early when the connection is lost, or at Ctrl-C.
 
 files:
-  $XDG_STATE_HOME/pysock/shell-history (~/.local/state/pysock/shell-history), mode 0600
+  $XDG_STATE_HOME/pysock/shell-history, by default
+  ~/.local/state/pysock/shell-history  what was typed, for Up; mode 0600
 
 exit status: that of the last command, 128 more than the number of a signal that ended it,
 or what `exit` was given; 255 no connection, or a lost one; 2 a wrong command line; 130
@@ -88,14 +91,19 @@ _UNSET = b"\x1b[?2004l\x1b[?25h\x1b[0m"
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
-    add("address", metavar="ADDRESS", nargs="?", help=f"the server; default: {DEFAULT}")
+    add(
+        "address",
+        metavar="ADDRESS",
+        nargs="?",
+        help=f"the server, as tls://host:port or unix:///path; default: {DEFAULT}",
+    )
     add(
         "-t",
         metavar="COMMAND",
         dest="command",
         nargs=argparse.REMAINDER,
-        help="run a login shell, or COMMAND with the arguments after it, in a terminal; "
-        "everything after -t is the command's",
+        help="run COMMAND at a terminal there, or without one a login shell; everything after "
+        "-t is the command's",
     )
     add_connection(parser)
 

@@ -41,30 +41,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = """\
-Run commands for the clients that connect: `pysock run`, `pysock shell`, and with
---files-root `pysock put` and `pysock get`.
+Run commands for the clients that connect: `pysock run` and `pysock shell`. With --files-root
+also take and give files: `pysock put` and `pysock get`.
 
 Without --bind it listens at a Unix socket in a folder of yours that nobody else can enter,
 and no key is needed. Clients on other machines need TLS and a key."""
 
 EPILOG = """\
-Commands run as the user that has started the server, with a clean environment. A command
-ends with its client's connection: HUP, TERM and KILL at 0, 1 and 5 s, and whatever it has
-started is ended too.
-
-signals:
-  SIGTERM, SIGINT, SIGHUP  accept nothing more, let what runs end (--drain), end; a second
-                           one ends what runs
-
 examples:
   pysock shell-server
-  pysock shell-server --allow df --allow uptime --time-limit 60 --audit commands.log
+  pysock shell-server --allow df --allow uptime --audit commands.log
   pysock shell-server --bind tls://:5210 --certificate certificate.pem \\
       --key private-key.pem --authkey authkey --files-root /srv/exchange
   pysock shell-server --limit memory=2G --limit processes=200 --max-output 100M
 
+Commands run as the user who has started the server, with a clean environment. A command ends
+when its client's connection does: it gets SIGHUP at once, SIGTERM after 1 s and SIGKILL after
+5 s, and whatever it has started is ended too.
+
+signals:
+  SIGTERM, SIGINT, SIGHUP  accept nothing more, let what runs end (--drain),
+                           end; a second one ends what runs
+
 exit status: 0 after SIGTERM or SIGHUP; 130 after SIGINT; 1 nothing could be served: the
-address cannot be had, or this is Windows; 2 a wrong command line, or a file of it"""
+address cannot be had, or this is Windows; 2 a wrong command line, or a file that it names
+cannot be used"""
 
 ALLOWED_ENV = ("TERM", "LANG", "LC_*")
 LEVELS = ["debug", "info", "warning", "error"]
@@ -87,9 +88,9 @@ def configure(parser: Parser) -> None:
         "--bind",
         metavar="ADDRESS",
         action="append",
-        help="tls://host:port, unix:///path, or fd://N for a socket from systemd; port 0 lets "
-        "the system choose; may be given again; default: a socket of yours, "
-        "$XDG_RUNTIME_DIR/pysock.sock or, without that, in /run/user or /tmp",
+        help="where to listen: tls://host:port, unix:///path, or fd://N for a socket from "
+        "systemd; port 0 lets the system choose; may be given again; default: a socket of "
+        "yours, $XDG_RUNTIME_DIR/pysock.sock or, without that, in /run/user or /tmp",
     )
     _add_who_and_what(parser)
     _add_limits(parser)
@@ -98,7 +99,7 @@ def configure(parser: Parser) -> None:
         metavar="SECONDS",
         type=partial(as_seconds, zero=True),
         default=30.0,
-        help="at the end, the time for what is running; default: %(default)g",
+        help="how long to wait at the end for what runs; default: %(default)g",
     )
     add(
         "--audit",
@@ -111,7 +112,7 @@ def configure(parser: Parser) -> None:
         "--log-level",
         choices=LEVELS,
         default="info",
-        help="what to log on stderr; default: %(default)s",
+        help="how much to log, on stderr; default: %(default)s",
     )
     add_server_security(parser)
 
@@ -122,8 +123,8 @@ def _add_who_and_what(parser: Parser) -> None:
         "--allow",
         metavar="PROGRAM",
         action="append",
-        help="run only this program, with any arguments, by the name that clients give; may "
-        "be given again; default: every program, and command lines for the shell",
+        help="run only this program, called by exactly this name, with any arguments; may be "
+        "given again; default: every program, and command lines for the shell",
     )
     add(
         "--allow-env",
@@ -136,19 +137,19 @@ def _add_who_and_what(parser: Parser) -> None:
     add(
         "--allow-root",
         action="store_true",
-        help="serve although this is root, as whom every command will run",
+        help="serve although this is root, as whom every command will run then",
     )
     add(
         "--files-root",
-        metavar="DIR",
+        metavar="FOLDER",
         type=_folder,
         help="let clients put files below this folder and get them; default: no files",
     )
     add(
         "--cwd",
-        metavar="DIR",
+        metavar="FOLDER",
         type=_folder,
-        help="where commands run, if their client does not say; default: the home of the user",
+        help="where commands run whose client does not say; default: the user's home",
     )
 
 
@@ -158,7 +159,7 @@ def _add_limits(parser: Parser) -> None:
         "--max-running",
         metavar="N",
         type=as_count,
-        help="commands at a time, past which clients are refused; default: 64",
+        help="how many commands may run at a time; more are refused; default: 64",
     )
     add(
         "--time-limit",
@@ -168,7 +169,7 @@ def _add_limits(parser: Parser) -> None:
     )
     add(
         "--max-output",
-        metavar="SIZE",
+        metavar="BYTES",
         type=as_size,
         help="end commands that write more than this, as in 100M; default: no limit",
     )
