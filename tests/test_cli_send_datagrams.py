@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from conftest import unix
+from conftest import linux, unix
 from pysock import DatagramServer
 from test_cli import LIMIT, pytestmark, run, running
 
 __all__ = ["pytestmark"]  # what the command line needs, it needs here too
+
+IP_RECVTTL = 12  # Linux; Python has no name for it
 
 
 def test_each_message_is_a_datagram_and_so_is_its_reply() -> None:
@@ -49,6 +52,35 @@ def test_reply_that_does_not_come() -> None:
     assert said.count("\n") == 1
 
 
+def test_message_is_sent_again_until_it_is_answered() -> None:
+    seen: list[bytes] = []
+
+    def third_time(message: bytes) -> bytes | None:
+        seen.append(message)
+        return b"done" if len(seen) == 3 else None
+
+    with DatagramServer("udp://127.0.0.1:0", third_time).start() as server:
+        options = ("--retries", "3", "--timeout", str(LIMIT / 10))
+        assert run("send", str(server.address), *options, "x") == (0, b"done\n", "")
+    assert seen == [b"x"] * 3
+
+
+@linux
+def test_group_is_reached_by_the_interface_that_is_named() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+        member.bind(("", 0))
+        member.settimeout(LIMIT)
+        joined = socket.inet_aton("239.1.2.3") + socket.inet_aton("127.0.0.1")
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+        member.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        group = f"udp://239.1.2.3:{member.getsockname()[1]}"
+        for options, ttl in (((), 1), (("--ttl", "3"), 3)):
+            by_loopback = (*options, "--interface", "127.0.0.1", "--no-reply")
+            assert run("send", group, *by_loopback, "x") == (0, b"", "")
+            message, [(_, _, told)], _, _ = member.recvmsg(9, 99)
+            assert (message, struct.unpack("@i", told)) == (b"x", (ttl,))
+
+
 def test_nobody_receives_there() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
         gone.bind(("127.0.0.1", 0))
@@ -72,12 +104,24 @@ def test_path_that_is_not_there(tmp_path: Path) -> None:
         (["--max-frame", "10"], "--framing and --max-frame are for streams"),
         (["--until-close"], "--until-close is for streams"),
         (["--authkey", "k"], "--authkey is for streams"),
+        (["--ttl", "256"], "--ttl is 256, expected 1 to 255"),
+        (["--interface", "nowhere"], "no interface 'nowhere' here"),
+        (["--retries", "2", "--no-reply"], "--retries is for replies that do not come"),
     ],
 )
 def test_what_means_nothing_for_datagrams_is_refused(arguments: list[str], said: str) -> None:
     status, out, error = run("send", "udp://127.0.0.1:9", *arguments, "x")
     assert (status, out) == (2, b"")
     assert said in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--retries", "1"], ["--interface", "lo"], ["--ttl", "1"], ["--broadcast"]]
+)
+def test_what_means_nothing_for_streams_is_refused(arguments: list[str]) -> None:
+    status, out, error = run("send", "127.0.0.1:9", *arguments, "x")
+    assert (status, out) == (2, b"")
+    assert error == f"pysock send: {arguments[0]} is for datagrams, '127.0.0.1:9' is not\n"
 
 
 def test_message_that_no_datagram_carries() -> None:

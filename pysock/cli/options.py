@@ -258,7 +258,7 @@ _ADVICE = (
     ("pass password=", "store it without a password"),
 )
 _ARGUMENTS = (
-    "allow_env|allow_root|allow_uids|authkey|ca|certificate|client_ca|files_root|insecure|key|"
+    "allow_env|allow_root|allow_uids|authkey|broadcast|ca|certificate|client_ca|files_root|insecure|key|"
     "max_output|max_running|pin|server_hostname|time_limit|user"
 )
 _LIMITS = "limits|max_output|max_running|time_limit"
@@ -270,7 +270,7 @@ def in_options(text: str) -> str:
         text = text.replace(old, new)
     text = re.sub(rf"\b({_ARGUMENTS})=(True)?", lambda match: _option(match[1]), text)
     text = re.sub(rf"\(({_LIMITS})\)", lambda match: f"({_option(match[1])})", text)
-    text = re.sub(rf"^({_LIMITS}) is ", lambda match: f"{_option(match[1])} is ", text)
+    text = re.sub(rf"^({_LIMITS}|ttl) is ", lambda match: f"{_option(match[1])} is ", text)
     return re.sub(r"\ballow_uids\b", "--allow-uid", text)
 
 

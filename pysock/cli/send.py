@@ -31,7 +31,7 @@ from .options import (
     format_of,
     in_options,
 )
-from .send_datagrams import check_options, for_datagrams, send_datagrams
+from .send_datagrams import add_options, check_options, for_datagrams, send_datagrams
 
 DESCRIPTION = """\
 Send messages to a server, each as one frame, and print the replies, each on a line of its
@@ -72,7 +72,7 @@ NAP = 0.5  # the longest sleep: a signal that comes just before one is seen afte
 
 def configure(parser: Parser) -> None:
     """Add the verb's arguments."""
-    add_address(parser)
+    add_address(parser, ", udp://host:port, unixgram:///path")
     add = parser.add_argument
     add(
         "messages",
@@ -121,13 +121,14 @@ def configure(parser: Parser) -> None:
         help="messages are given, and replies printed, in hexadecimal",
     )
     form.add_argument("--raw", action="store_true", help="print no newline after a reply")
+    add_options(parser)
     add_client_security(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Connect, exchange, return 0."""
+    check_options(options, DEFAULT_FRAMING)
     if for_datagrams(options.address):
-        check_options(options, DEFAULT_FRAMING)
         given = _given(options, 64 * CHUNK, lambda message: message)
         send_datagrams(options, given, partial(_print, options))
         return 0
