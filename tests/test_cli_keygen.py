@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
+import shutil
 import ssl
 import stat
 import subprocess
@@ -23,7 +25,8 @@ import pysock
 from certificates import check_talk
 from conftest import TIME_FACTOR
 from pysock import tls
-from pysock.cli import main
+from pysock.cli import load, main
+from pysock.cli.options import client_security, server_security
 
 LIMIT = 30 * TIME_FACTOR
 MADE = {"certificate.pem", "private-key.pem", "authkey"}
@@ -234,6 +237,51 @@ def test_printed_lines_work(keygen):
 
 def test_printed_address_has_brackets_where_they_are_due(keygen):
     assert call(keygen("--name", "::1"), "Client")["address"] == "tls://[::1]:5210"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["keys", "--name", "127.0.0.1"],
+        ["it's", "--name", "app.example"],
+        [".", "--name", "::1", "--user", "alice"],
+    ],
+)
+def test_printed_commands_are_whole(keygen, folder, arguments):
+    """What a server and a client are given is read as it was made, and fits together."""
+    out = keygen(*arguments)
+    (folder / "authkey").write_bytes((folder / arguments[0] / "authkey").read_bytes())
+    (folder / "authkey").chmod(0o600)
+    if "--user" in arguments:
+        (folder / "users").touch(0o600)
+        subprocess.run(["sh", "-c", row(out, "its user")], cwd=folder, check=True)
+    commands = [shlex.split(line) for line in out.splitlines() if "     pysock s" in line]
+    (_, serve, *for_server), (_, send, *for_client) = commands
+    assert (serve, send) == ("serve", "send")
+    served = load("serve")[1].parse_intermixed_args(for_server)
+    sent = load("send")[1].parse_intermixed_args(for_client)
+    assert served.bind == ["tls://:5210"]
+    assert sent.address.endswith(":5210")
+    assert sent.messages == ["hello"]
+    server_options = server_security(served, served.bind)
+    client_options = client_security(sent)
+    client_options["server_hostname"] = arguments[2]
+    with (
+        pysock.Server("tls://127.0.0.1:0", bytes.upper, **server_options).start() as server,
+        pysock.Client(server.address, timeout=LIMIT, **client_options) as client,
+    ):
+        assert client.request(b"hello") == b"HELLO"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
+def test_printed_path_is_one_for_a_shell_whatever_the_output_can_show(folder):
+    (folder / "gë'h\\eim").mkdir()
+    status, out, err = run("gë'h\\eim", "--user", "bob", PYTHONIOENCODING="ascii")
+    assert (status, err) == (0, "")
+    made = ["bash", "-c", row(out, "its user")]
+    subprocess.run(made, cwd=folder, check=True)
+    secret = (folder / "gë'h\\eim" / "authkey").read_text()
+    assert (folder / "users").read_text() == f"bob {secret}"
 
 
 def test_line_for_the_file_of_users(keygen, folder):

@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     screen.row("until", f"{until:%Y-%m-%d}")
     screen.row("pin", pin)
     if options.user is not None:
-        key = shlex.quote(str(options.folder / AUTHKEY))
+        key = _quoted(screen, options.folder / AUTHKEY)
         line = f"{shlex.quote(options.user)} $(cat {key})"
         screen.row("its user", f"echo {line} >> users")
     _tell(screen, options, names[0], pin)
@@ -118,26 +118,49 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell(screen: Screen, options: argparse.Namespace, name: str, pin: str) -> None:
-    """Print the next line of a server's program, and of a client's."""
+    """Print what uses the files: commands, and a line of a server's and a client's program."""
 
     def path(file: str) -> str:
         return ascii(str(options.folder / file))
+
+    def word(file: str) -> str:
+        return _quoted(screen, options.folder / file)
 
     keys, user = f"load_key({path(AUTHKEY)})", ""
     if options.user is not None:
         keys, user = "load_keys('users')", f", user={options.user!r}"
     context = f"server_context({path(CERTIFICATE)}, {path(PRIVATE_KEY)})"
     host = f"[{name}]" if ":" in name else name
-    screen.title("The server, in Python:")
+    whose = f" --user {shlex.quote(options.user)}" if options.user is not None else ""
+    known = "--users users" if whose else f"--authkey {word(AUTHKEY)}"
+    screen.title("The server, as a command and in Python (`handler` is a function in app.py):")
+    screen.code(
+        f"pysock serve app:handler --bind tls://:{PORT} --certificate {word(CERTIFICATE)} "
+        f"--key {word(PRIVATE_KEY)} {known}"
+    )
     screen.code(
         f"pysock.Server('tls://:{PORT}', handler, tls=pysock.tls.{context}, "
         f"authkey=pysock.auth.{keys})"
     )
     screen.title(f"A client, with a copy of {AUTHKEY}:")
     screen.code(
+        f"pysock send tls://{host}:{PORT} --pin {pin} --authkey {AUTHKEY}{whose} hello"
+    )
+    screen.code(
         f"pysock.Client('tls://{host}:{PORT}', tls=pysock.tls.client_context(pin='{pin}'), "
         f"authkey=pysock.auth.load_key('{AUTHKEY}'){user})"
     )
+
+
+def _quoted(screen: Screen, path: Path) -> str:
+    """Return *path* as a shell takes it, in characters that the output can show."""
+    if screen.can_show(str(path)):
+        return shlex.quote(str(path))
+    plain = {*range(0x20, 0x7F)} - {*b"'\\"}
+    text = "".join(
+        chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)
+    )
+    return f"$'{text}'"  # bash, zsh and ksh have it
 
 
 # ---------------------------------------------------------------- the files
