@@ -45,6 +45,7 @@ examples:
 # Each verb, and what `pysock --help` says of it.
 VERBS = {
     "bench": "put load on a server and say how it does",
+    "completion": "print a script that completes these commands at the Tab key",
     "demo": "show what pysock is for, over real sockets, in a few seconds",
     "dump": "show the messages in a file of a stream's bytes",
     "get": "fetch files from a server of remote commands",
