@@ -40,7 +40,11 @@ EPILOG = """\
 
 examples:
   pysock demo
-  pysock send --help"""
+  pysock send --help
+
+exit status: 0; 1 something on this side failed, such as writing the output; 2 a wrong command
+line or a message that cannot be sent; 130 after Ctrl-C; 141 the reader of the output has gone;
+255 no connection, or one that failed"""
 
 # Each verb, and what `pysock --help` says of it.
 VERBS = {

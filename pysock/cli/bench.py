@@ -81,8 +81,9 @@ what --json prints, times in seconds:
                           that send was computing
   interrupted             true after Ctrl-C
 
-exit status: 0 also where some requests failed; 1 this side failed; 2 a wrong command line,
-a file of it or a message; 130 after Ctrl-C; 255 no request was answered"""
+exit status: 0 also where some requests failed; 1 this side failed; 2 a wrong command line, a
+file that it names cannot be used, or a message that cannot be sent; 130 after Ctrl-C; 255 no
+request was answered"""
 
 REOPENING = 0.01  # seconds between two attempts to replace lost connections, in all
 CONNECTORS = 8  # connections that each process makes at a time

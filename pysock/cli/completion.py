@@ -18,7 +18,8 @@ and files. Print it anew after an update of pysock."""
 
 EPILOG = """\
 examples:
-  pysock completion bash > ~/.local/share/bash-completion/completions/pysock
+  pysock completion bash \\
+      > ~/.local/share/bash-completion/completions/pysock
   pysock completion zsh > ~/.zfunc/_pysock
   pysock completion fish > ~/.config/fish/completions/pysock.fish
 

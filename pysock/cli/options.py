@@ -200,8 +200,8 @@ def add_client_security(parser: Parser) -> None:
     add(
         "--authkey",
         metavar="FILE",
-        help="file with the server's key, 64 hex digits, mode 0600: each side proves to the "
-        "other that it has it",
+        help="file with a key that the server has too, 64 hex digits, mode 0600: each side "
+        "proves to the other that it has it",
     )
     add(
         "--user",

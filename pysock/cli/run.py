@@ -48,8 +48,8 @@ examples:
   pysock run -- uname -a
   pysock run --shell -- 'du -sh * | sort -h'
   pysock run -t -- vi notes.txt
-  pysock run tls://host.example:5210 --ca certificate.pem --authkey authkey \\
-      -- df -h
+  pysock run tls://host.example:5210 --ca certificate.pem \\
+      --authkey authkey -- df -h
 
 The command is run as it is, word by word, without a shell; with --shell the server's shell
 runs it: quote what your own shell must not expand. The variables TERM, LANG and LC_* are

@@ -42,9 +42,9 @@ EPILOG = """\
 examples:
   pysock serve app:handle
   pysock serve app:handle --bind 0.0.0.0:5210 --processes 4
-  pysock serve app:make_handler --factory --framing netstring --max-frame 1M
-  pysock serve app:handle --bind tls://:5210 --certificate certificate.pem \\
-      --key private-key.pem --authkey authkey
+  pysock serve app:make_handler --factory --framing netstring
+  pysock serve app:handle --bind tls://:5210 --authkey authkey \\
+      --certificate certificate.pem --key private-key.pem
 
 signals:
   SIGTERM, SIGINT  accept nothing more, finish what is under way (--drain),

@@ -73,8 +73,9 @@ Where standard input is no terminal its lines are run in order, each a whole com
 ends early when the connection is lost, or at Ctrl-C.
 
 files:
-  $XDG_STATE_HOME/pysock/shell-history, by default
-  ~/.local/state/pysock/shell-history  what was typed, for Up; mode 0600
+  ~/.local/state/pysock/shell-history
+                what was typed, mode 0600; in $XDG_STATE_HOME/pysock
+                where that is set
 
 exit status: that of the last command, 128 more than the number of a signal that ended it,
 or what `exit` was given; 255 no connection, or a lost one; 2 a wrong command line; 130

@@ -53,7 +53,7 @@ examples:
   pysock shell-server --allow df --allow uptime --audit commands.log
   pysock shell-server --bind tls://:5210 --certificate certificate.pem \\
       --key private-key.pem --authkey authkey --files-root /srv/exchange
-  pysock shell-server --limit memory=2G --limit processes=200 --max-output 100M
+  pysock shell-server --limit memory=2G --limit processes=200
 
 Commands run as the user who has started the server, with a clean environment. A command ends
 when its client's connection does: it gets SIGHUP at once, SIGTERM after 1 s and SIGKILL after
