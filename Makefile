@@ -19,7 +19,7 @@ space := $(subst ,, )
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint lint-style lint-types lint-workflows lint-c docs
+.PHONY: help demo test test-slow lint lint-style lint-types lint-workflows lint-c docs man
 .PHONY: bench bench-quick bench-growth bench-instructions
 .PHONY: build check-dist manylinux check-version release clean
 
@@ -86,6 +86,10 @@ bench-growth: $(VENV)/.bench ## how costs grow with size, depth, connections: un
 
 bench-instructions: $(VENV)/.package ## instructions for a message, by valgrind: what grew; 2 minutes
 	$(BIN)/python bench/instructions.py $(ARGS)
+
+man: $(VENV)/.package ## write man/pysock.1 anew, from the help of the verbs
+	$(BIN)/python -P -m pysock.cli.manual > man/pysock.1.new
+	mv man/pysock.1.new man/pysock.1
 
 build: $(VENV)/.dist ## make dist/: the source distribution, and the wheel from it
 	rm -rf build dist *.egg-info
