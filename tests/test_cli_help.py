@@ -23,6 +23,12 @@ LIMIT = 30 * TIME_FACTOR
 CONTINUED = "\\\n"
 
 
+@pytest.fixture(autouse=True)
+def no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14 has them, and CI may ask for them."""
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
 def examples(verb: str) -> list[str]:
     """Return the lines that help shows as examples, each whole."""
     (part,) = [part for part in EPILOGS[verb].split("\n\n") if part.startswith("examples:\n")]
