@@ -142,6 +142,7 @@ def test_only_allowed_programs_run(tmp_path):
         serving(tmp_path, "--allow", "echo", "--allow", "true") as served,
         client(served) as us,
     ):
+        served.has_said(r"pysock run -- echo\n")
         assert us.run(["echo", "a"]).stdout == b"a\n"
         assert us.run("true", shell=True).returncode == 0
         for words, shell in (["cat"], False), ("echo a; cat", True), (["/bin/echo"], False):

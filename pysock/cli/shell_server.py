@@ -13,6 +13,7 @@ import logging
 import logging.handlers
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -323,7 +324,8 @@ def _usage(options: argparse.Namespace, address: str) -> str:
         words.append("--authkey FILE")
     if options.insecure:
         words.append("--insecure")
-    return " ".join([*words, "-- uname -a"])
+    command = shlex.quote(options.allow[0]) if options.allow else "uname -a"
+    return " ".join([*words, "--", command])
 
 
 # ---------------------------------------------------------------- the log
