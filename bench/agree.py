@@ -3,8 +3,8 @@
     python bench/agree.py FOLDER FOLDER
 
 The folders are those of `--results`.  A row is told where a goal was met in one run and
-missed in the other, and, with less weight, where only one run was close to it or noisy.
-The exit status is 1 if a goal was met in one and missed in the other.
+missed in the other ("opposed"), and where only one run was too close to it to tell.
+The exit status is 1 if rows are opposed, 2 if there is nothing to compare.
 """
 
 import argparse
@@ -25,7 +25,8 @@ def results_in(folder: Path) -> Results:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the verdicts of two runs.")
     parser.add_argument("folders", nargs=2, type=Path, metavar="FOLDER")
-    first, second = (verdicts(results_in(folder)) for folder in parser.parse_args().folders)
+    folders = parser.parse_args().folders
+    first, second = (verdicts(results_in(folder)) for folder in folders)
     lines = [["row", "against", "goal", "first", "", "second", "", ""]]
     opposed = 0
     for key in first.keys() & second.keys():
@@ -38,6 +39,8 @@ def main() -> None:
             )
     lines[1:] = sorted(lines[1:])
     both = len(first.keys() & second.keys())
+    if both == 0:
+        parser.error("these folders have no results with the same goals")
     print(aligned(lines))
     print(f"\n{both} verdicts, {len(lines) - 2} differ, {opposed} are opposed")
     sys.exit(opposed > 0)

@@ -258,7 +258,7 @@ REMOTE = Table(
             figure=_mebibytes_per_second,
         ),
         Row("- OpenSSH with AES-GCM", "remote_output_tls", instead=ONLY_GCM),
-        Row("`true`, connection open", "remote_true"),
+        Row("`true`, connection open, Unix socket", "remote_true"),
         Row("put a file, Unix socket", "remote_put", figure=_mebibytes_per_second),
         Row("get a file, Unix socket", "remote_get", figure=_mebibytes_per_second),
     ),

@@ -2,6 +2,8 @@
 
     python bench/growth.py [--quick] [--only size,depth] [--results FOLDER]
 
+Without `--results` only a whole run is kept in bench/results, others in its folder quick.
+
 pysock and C do the same by turns, as in the tables.  Where their ratio at one place is far
 from the ratio at both its neighbours, that place is marked: a cliff is to be explained, a
 noisy place to be measured again.
@@ -49,25 +51,24 @@ def places() -> Iterator[Place]:
     for size in (4**power for power in range(15)):
         kind = "pingpong" if size < READ_AHEAD else "echo"
         count = max(min(1000, 16 * MiB // size), 1)
-        yield Place("size", size, Work(f"size_{size}", kind, ALL, count, size))
+        yield Place("size", size, Work(f"growth_size_{size}", kind, ALL, count, size))
     for depth in ONES:
         count = max(1000, min(128_000, depth * 500)) // depth * depth
         work = ServerWork(
-            f"depth_{depth}", "batches", ALL, count, 32, connections=1, depth=depth
+            f"growth_depth_{depth}", "batches", ALL, count, 32, connections=1, depth=depth
         )
         yield Place("depth", depth, work)
     for connections in CONNECTIONS:
         count = max(4000 if connections > 1 else 1000, connections)
-        work = ServerWork(
-            f"connections_{connections}", "batches", ALL, count, 64, connections=connections
-        )
+        name = f"growth_connections_{connections}"
+        work = ServerWork(name, "batches", ALL, count, 64, connections=connections)
         yield Place("connections", connections, work)
     for title, rivals, handler in (
         ("C, echo", ("c", "c_two"), "echo"),
         ("pysock, echo", ("pysock", "pysock_two"), "echo"),
         ("pysock, the handler computes", ("pysock", "pysock_two"), "compute"),
     ):
-        name = f"processes_{rivals[0]}_{handler}"
+        name = f"growth_processes_{rivals[0]}_{handler}"
         work = ServerWork(
             name, "batches", rivals, 8000, 64, depth=4, handler=handler, several_cores=True
         )
@@ -168,9 +169,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few rounds: does it work")
     parser.add_argument("--only", help="these axes, with commas between: size,depth")
-    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="bench/results for a whole run, else bench/results/quick",
+    )
     arguments = parser.parse_args()
     only = arguments.only.split(",") if arguments.only else None
+    axes = {place.axis for place in places()}
+    if only is not None and not axes.issuperset(only):
+        parser.error(f"there is no axis {arguments.only}; there are {', '.join(sorted(axes))}")
+    part = arguments.quick or only is not None
+    results = arguments.results or (FOLDER / "quick" if part else FOLDER)
     kept: dict[str, tuple[Place, dict[str, list[Round]]]] = {}
     works: dict[str, Any] = {}
     failed = False
@@ -199,7 +210,7 @@ def main() -> None:
             }
             works[work.name] = {"work": described(work) | facts, "rivals": rivals}
     print(table(kept))
-    write(arguments.results / "growth.json", works, quick=arguments.quick)
+    write(results / "growth.json", works, quick=part)
     sys.exit(failed)
 
 

@@ -19,6 +19,7 @@ from typing import IO, Protocol, Self
 
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 PATIENCE = 60.0  # seconds for one answer of a peer before it counts as hung
+WARM_UP = 2  # rounds: where one is one large message, the first has no memory yet
 AGAIN = 0.5  # of all rounds, that may be run again
 
 
@@ -339,7 +340,7 @@ class Machine(Protocol):
 def interleave(
     contenders: Mapping[str, Contender], rounds: int, machine: Machine
 ) -> tuple[dict[str, list[Round]], dict[str, PeerError]]:
-    """Run one round of warm-up and *rounds* measured ones of each, by turns.
+    """Run `WARM_UP` rounds that do not count and *rounds* that do of each, by turns.
 
     The turns go A B C, C B A, A B C ...: a machine that gets slower or faster
     during the run does so to all alike.  A round in which *machine* was not at its usual
@@ -353,14 +354,14 @@ def interleave(
     failed: dict[str, PeerError] = {}
     order = list(contenders)
     again = AGAIN * len(order) * rounds
-    for turn in range(rounds + 1):
+    for turn in range(rounds + WARM_UP):
         for name in order if turn % 2 else reversed(order):
             if name in failed:
                 continue
             try:
                 machine.begin()
                 seen = contenders[name].round()
-                while turn > 0 and not machine.is_usual():
+                while turn >= WARM_UP and not machine.is_usual():
                     if again < 1:
                         seen = replace(seen, disturbed=True)
                         break
@@ -370,7 +371,7 @@ def interleave(
             except PeerError as error:
                 failed[name] = error
                 continue
-            if turn > 0:
+            if turn >= WARM_UP:
                 rounds_of[name].append(seen)
     return rounds_of, failed
 

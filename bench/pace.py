@@ -3,7 +3,7 @@
 On a shared or virtual machine the processors are slower at times: others run on them, or
 the hypervisor takes them away.  Such a phase slows Python down more than C, which mostly
 waits for the kernel, so that it spoils ratios too.  A fixed computation, timed on both
-cores before and after, shows it without looking at any figure that is measured.
+cores after each round, shows it without looking at any figure that is measured.
 """
 
 import os

@@ -112,8 +112,9 @@ def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
                 ratio = _ratio(by_rival, kind.rival(row, column), row.subject, by)
                 if ratio is not None:
                     title = f"{row.work}: {row.title}"
-                    rounds = by_rival[str(kind.rival(row, column))], by_rival[row.subject]
-                    word = _judge(by_rival, ratio, goal, half_middle(*rounds, by))
+                    rival = str(kind.rival(row, column))
+                    spread = _half(_turns(by_rival, rival, row.subject, by))
+                    word = _judge(by_rival, ratio, goal, spread)
                     found[title, column] = Verdict(word, _number(ratio), goal)
     return found
 
@@ -158,6 +159,10 @@ def load(path: str) -> Results:
     return results
 
 
+def _is_in(kind: Table, results: Results) -> bool:
+    return any(row.work in results for row in kind.rows)
+
+
 def _heading(kind: Table, column: str) -> str:
     return f"{column} (goal)" if any(column in row.goals for row in kind.rows) else column
 
@@ -178,7 +183,7 @@ def _line(
             unknown.append(column)
         text = ""
         if ratio is not None:
-            spread = half_middle(by_rival[str(rival)], by_rival[subject], by)
+            spread = _half(_turns(by_rival, str(rival), subject, by))
             text = f"{_number(ratio)} +-{_number(spread)}"
         if goal is not None and ratio is not None:
             word = _judge(by_rival, ratio, goal, spread)
@@ -189,14 +194,16 @@ def _line(
         verdict = "not run"
     elif missed:
         verdict = f"missed {', '.join(missed)}"
+        if close:
+            verdict += f", close {', '.join(close)}"
     elif close:
         verdict = f"close {', '.join(close)}"
     elif unknown:
         verdict = f"unknown {', '.join(unknown)}"
     else:
         verdict = "met" if goals else ""
-    if subject in by_rival and verdict and _is_noisy(by_rival):
-        verdict += ", noisy"
+    if subject in by_rival and _is_noisy(by_rival):
+        verdict += ", noisy" if verdict else "noisy"
     if subject in by_rival and row.figure is not None:
         figure = row.figure(_middle(by_rival[subject]))
         verdict = f"{verdict}: {figure}" if verdict else figure
@@ -208,12 +215,13 @@ def _over_line(
 ) -> list[str]:
     """How much longer than *base* the *subject* takes; not a ratio."""
     middle = {rival: _middle(rounds) for rival, rounds in by_rival.items()}
-    control, verdict = "", "not run"
+    control, doubt, verdict = "", NEAR * goal, "not run"
     if base in middle and f"{base}_again" in middle:
-        control = f"{(middle[f'{base}_again'] - middle[base]) * 1e3:+.1f} ms"
+        apart = middle[f"{base}_again"] - middle[base]
+        control, doubt = f"{apart * 1e3:+.1f} ms", max(doubt, abs(apart))
     if base in middle and subject in middle:
         over = middle[subject] - middle[base]
-        word = "met" if over <= goal else "missed"
+        word = "met" if over < goal - doubt else "missed" if over > goal + doubt else "close"
         verdict = f"{word}: {over * 1e3:+.1f} ms ({goal * 1e3:g})"
     return [title, *("" for _ in columns), control, verdict]
 
@@ -266,6 +274,17 @@ def _ratio(
     return _middle(rounds, by) / _middle(by_rival[subject], by)
 
 
+def _turns(by_rival: Rounds, rival: str, subject: str, by: str = "seconds") -> list[float]:
+    """Return the ratios turn by turn."""
+    mine = _all(by_rival[subject], by)
+    return [
+        one / other
+        for name in (rival, f"{rival}_again")
+        if name in by_rival
+        for one, other in zip(_all(by_rival[name], by), mine, strict=False)
+    ]
+
+
 def _control(by_rival: Rounds) -> str:
     ratio = _ratio_of_control(by_rival)
     return "" if ratio is None else f"{ratio:.2f} +-{_spread_of_control(by_rival):.2f}"
@@ -310,8 +329,12 @@ def half_middle(
     rival: Sequence[Round], subject: Sequence[Round], by: str = "seconds"
 ) -> float:
     """Return half the middle half of the ratios, turn by turn."""
-    turns = zip(_all(rival, by), _all(subject, by), strict=True)
-    low, high = _quartiles([one / other for one, other in turns])
+    return _half(_turns({"rival": rival, "": subject}, "rival", "", by))
+
+
+def _half(ratios: list[float]) -> float:
+    """Return half the middle half."""
+    low, high = _quartiles(ratios)
     return (high - low) / 2
 
 
@@ -357,8 +380,14 @@ def main() -> None:
     arguments = parser.parse_args()
     results: Results = {}
     for path in arguments.results:
-        results |= load(path)
+        try:
+            results |= load(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            parser.error(f"{path} holds no results: {error!r}")
     if arguments.page is not None:
+        missing = [name for name, kind in TABLES.items() if not _is_in(kind, results)]
+        if missing:
+            parser.error(f"no results for: {', '.join(missing)}; a page has all tables")
         page = arguments.page.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)
         _, mark, after = rest.partition(END)

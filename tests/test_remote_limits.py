@@ -266,7 +266,7 @@ def test_each_command_has_one_line_without_control_characters_r35(tmp_path, capl
     caplog.set_level(logging.INFO, logger="pysock.remote")
     with served(tmp_path, allow_env=()) as server, server.client() as remote:
         remote.run(["echo", "\x1b[31m\nred\r", "\x9b", b"\xff"])
-        remote.run(sh("echo out; echo err >&2; exit 3"), input=b"abc")
+        remote.run(sh("cat >/dev/null; echo out; echo err >&2; exit 3"), input=b"abc")
         remote.run("kill -9 $$", shell=True)
         until(lambda: "signal KILL" in caplog.text)  # what follows has a thread of its own
         refused(server, ["true"], env={"LD_PRELOAD": "x"})

@@ -7,6 +7,7 @@ import protocol
 import pynng
 
 UNLIMITED = 0
+BUFFERED = 1000  # messages, as pyzmq has it without being asked
 
 
 class Conn(protocol.OneByOne):
@@ -19,7 +20,9 @@ class Conn(protocol.OneByOne):
 
 def new_socket(options: protocol.Options, lockstep: type[pynng.Socket]) -> pynng.Socket:
     kind = lockstep if options.work == "pingpong" else pynng.Pair0
-    return kind(recv_max_size=UNLIMITED)
+    if kind is not pynng.Pair0:
+        return kind(recv_max_size=UNLIMITED)
+    return kind(recv_max_size=UNLIMITED, send_buffer_size=BUFFERED, recv_buffer_size=BUFFERED)
 
 
 def serve(options: protocol.Options, announce: protocol.Announce) -> Conn:

@@ -8,6 +8,7 @@ from struct import Struct
 from typing import Any
 
 import protocol
+import python_peer
 import trustme
 
 HEADER = Struct("!I")
@@ -30,11 +31,14 @@ def client_context() -> ssl.SSLContext:
     return context
 
 
-class Conn(protocol.OneByOne):
+class Conn(python_peer.Conn):
+    """Batches as in pure Python: joined, and received in chunks; the rest into one buffer."""
+
     def __init__(self, sock: ssl.SSLSocket, options: protocol.Options) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
         self._buffer = memoryview(bytearray(max(options.size, 1024)))
+        self._rest = b""
 
     def send(self, message: bytes) -> None:
         header = HEADER.pack(len(message))
