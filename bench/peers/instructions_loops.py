@@ -72,6 +72,15 @@ def recv_many(count: int) -> None:
         conn.recv_many()
 
 
+@loop(100_000)
+def recv_batch(count: int) -> None:
+    """As recv_many, with so many messages at a time that their memory is used again."""
+    conn, peer = ends()
+    for _ in range(count // (5 * BATCH)):
+        peer.sendall(5 * FRAMES)
+        conn.recv_many()
+
+
 @loop(50_000)
 def recv_for(count: int) -> None:
     conn, peer = ends()
