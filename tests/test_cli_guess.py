@@ -209,6 +209,9 @@ def test_other_formats_are_found(data: st.DataObject) -> None:
     rng = random.Random(data.draw(st.integers(0, 1 << 30)))
     payloads = [rng.randbytes(rng.randrange(100, 300)) for _ in range(10)]
     best = sure(b"".join(map(framing.encode, payloads)))[0]
+    if isinstance(framing, pysock.Varint):
+        # How many bytes a length may have at most shows only in longer messages.
+        framing = framing.replace(max_bytes=best.format.max_bytes)
     assert framing.replace(max_frame=None) == best.format.replace(max_frame=None)
 
 
