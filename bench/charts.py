@@ -107,7 +107,7 @@ def draw_connections(document: Document) -> list[tuple[str, Figure]]:
         charts.append(("connections", _captioned(figure, document, busy)))
     idle = [name for name in IDLE.values() if name in document["works"]]
     if idle:
-        told = "user memory of the server's process, without what the kernel holds for sockets"
+        told = "user memory of the server's process, no sockets' buffers; no point: no growth"
         figure, axes = _new("Memory by connections", told)
         _plot(axes, _lines(document, idle, _by("idle"), _memory))
         _scale(axes, "idle connections", "memory of all connections", _plain, _bytes)

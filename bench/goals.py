@@ -1,7 +1,7 @@
 """What the tables show: whom in which column, which works in which row, and the goals.
 
-The goals are the design's.  Rows without one are there to be fair: the same work with a
-rival's known handicap taken away, or C doing all that a Python caller gets.
+Rows without a goal are there to be fair: the same work with a rival's known handicap taken
+away, or C doing all that a Python caller gets.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,7 @@
 """Who is measured, and the command that starts each."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -125,9 +126,9 @@ def server_rivals(folder: Path, before: str | None = None) -> dict[str, Rival]:
 def build(source: Path, folder: Path, *, linux: bool = False) -> str:
     """Compile *source* into *folder*; what cannot be compiled here is not there."""
     program = folder / source.stem
-    compiler = os.environ.get("CC", "cc")
-    if shutil.which(compiler) and (sys.platform == "linux" or not linux):
-        subprocess.run([compiler, "-O2", "-o", program, source], check=True)
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) and (sys.platform == "linux" or not linux):
+        subprocess.run([*compiler, "-O2", "-o", program, source], check=True)
     return str(program)
 
 
