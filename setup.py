@@ -9,8 +9,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
 
-trace = os.environ.get("PYSOCK_TRACE") == "1"  # line tracing, for coverage only
-trace_macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+# The compiler is told the lines of src/: for coverage, debuggers and profilers.
+lines = os.environ.get("PYSOCK_LINES") == "1"
 # Symbols make the module several times as large; who compiles with -g wants them.
 strip = sys.platform == "linux" and "-g" not in os.environ.get("CFLAGS", "").split()
 
@@ -47,10 +47,12 @@ framing = Extension(
     ["src/framing.pyx"],
     depends=sorted(glob("src/*.pxi") + glob("src/*.h")),
     include_dirs=["src"],
+    # Cython 3.3's own code for arguments of __new__ frees what it has not set, where it
+    # finds no memory for their names.
+    define_macros=[("CYTHON_VECTORCALL_TPNEW", "0")],
     libraries=["ws2_32"] if sys.platform == "win32" else [],
-    define_macros=trace_macros if trace else [],
     extra_link_args=["-s"] if strip else [],
 )
-framing.cython_directives = {"linetrace": trace}
+framing.cython_line_directives = lines
 
 setup(ext_modules=[framing], cmdclass={"build_ext": BuildFraming})

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .dgramserver import DatagramServer
     from .prefork import serve
     from .server import Server
-    from .session import Session
+    from .session import ServerConnection, Session
 
 __all__ = [
     "AuthenticationError",
@@ -71,6 +71,7 @@ __all__ = [
     "RemoteError",
     "Sender",
     "Server",
+    "ServerConnection",
     "Session",
     "Varint",
     "__version__",
@@ -95,6 +96,7 @@ _LAZY = {
     "DatagramClient": "datagram",
     "DatagramServer": "dgramserver",
     "Server": "server",
+    "ServerConnection": "session",
     "Session": "session",
     "auth": "auth",
     "interop": "interop",

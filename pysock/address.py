@@ -327,7 +327,7 @@ def _host(host: str, seen: object) -> str:
         number, percent, zone = host.partition("%")
         try:
             socket.inet_pton(socket.AF_INET6, number)
-        except OSError:
+        except (OSError, ValueError):  # that one for what C could not be told
             raise _refused(seen, f"{number!r} is no IPv6 number", "as in '::1'") from None
         if percent and not zone:
             raise _refused(seen, "no zone after '%'", "as in 'fe80::1%eth0'")
@@ -361,7 +361,11 @@ def _unix(scheme: str, path: str, seen: object) -> Address:
         raise _refused(seen, "no path", "as in 'unix:///run/me/app.sock'")
     if "\0" in name:
         raise _refused(seen, "NUL in the path", "leave it out")
-    length = len(os.fsencode(name))
+    try:
+        length = len(os.fsencode(name))
+    except UnicodeEncodeError as exc:
+        what = f"the path holds {name[exc.start : exc.end]!r}, as no file name can"
+        raise _refused(seen, what, "leave it out") from None
     if length > _PATH_BYTES:
         raise _refused(
             seen,

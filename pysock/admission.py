@@ -105,12 +105,16 @@ class Admission:
                 break
             if client is None:
                 return
-            why_not = self._why_not(*client, now)
-            if why_not is None:
-                self._make_room(now)
-                self._loop.let_in(*client, now)
-            else:
-                self._refuse(*client, why_not)
+            try:
+                why_not = self._why_not(*client, now)
+                if why_not is None:
+                    self._make_room(now)
+                    self._loop.let_in(*client, now)
+                else:
+                    self._refuse(*client, why_not)
+            except MemoryError:
+                client[0].close()
+                raise
         self._crew.call_at(0.0)  # perhaps nobody more can be let in
 
     def _why_not(self, sock: socket.socket, client_address: Any, now: float) -> str | None:

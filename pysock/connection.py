@@ -217,33 +217,48 @@ def wait(connections: Iterable[Waited], timeout: float | None = None) -> list[Wa
     ready = [connection for connection in watched if connection._ready()]
     if ready or timeout == 0 or not watched:
         return ready
-    with selector_of_any() as selector:
+    wakes: dict[Waited, int] = {}
+    try:
         for connection in watched:
-            try:
-                selector.register(connection.fileno(), selectors.EVENT_READ, connection)
-                selector.register(connection._wake_fileno(), selectors.EVENT_READ, connection)
-            except ValueError:
-                if not connection.closed:
-                    raise
+            # From here on an end is noticed, even where others get its socket's number.
+            if (wake := connection._watch()) >= 0:
+                wakes[connection] = wake
+            else:
                 ready.append(connection)  # closed by another thread just now
-        while not ready:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                break
-            for key, _ in selector.select(None if left is None else min(left, _LONGEST_WAIT)):
-                state = key.data._ready()
-                if state is None and not key.data.closed:
-                    # Another thread is at it: it would be readable for ever.
-                    selector.unregister(key.fd)
-                elif state:
-                    ready.append(key.data)
-                elif key.fd not in (key.data.fileno(), key.data._wake_fileno()):
-                    # Another thread's request goes on over another socket.
-                    selector.unregister(key.fd)
-                    selector.register(key.data.fileno(), selectors.EVENT_READ, key.data)
-            if not selector.get_map():
-                break
+        with selector_of_any() as selector:
+            for connection, wake in wakes.items():
+                selector.register(wake, selectors.EVENT_READ, connection)
+                try:
+                    selector.register(connection.fileno(), selectors.EVENT_READ, connection)
+                except ValueError:
+                    if not connection.closed:
+                        raise
+            _wait(selector, ready, deadline)
+    finally:
+        for connection in wakes:
+            connection._unwatch()
     return [connection for connection in watched if connection in ready]
+
+
+def _wait(selector: selectors.BaseSelector, ready: list[Any], deadline: float | None) -> None:
+    """Sleep until the time is over, or something is registered that goes to *ready*."""
+    while not ready:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            break
+        for key, _ in selector.select(None if left is None else min(left, _LONGEST_WAIT)):
+            state = key.data._ready()
+            if state is None and not key.data.closed:
+                # Another thread is at it: it would be readable for ever.
+                selector.unregister(key.fd)
+            elif state:
+                ready.append(key.data)
+            elif key.fd not in (key.data.fileno(), key.data._wake_fileno()):
+                # Another thread's request goes on over another socket.
+                selector.unregister(key.fd)
+                selector.register(key.data.fileno(), selectors.EVENT_READ, key.data)
+        if not selector.get_map():
+            break
 
 
 def selector_of_any() -> selectors.BaseSelector:

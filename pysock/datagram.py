@@ -182,8 +182,8 @@ class DatagramClient(DatagramSocket):
         A reply that comes when its request is over is not taken for that of a later one:
         after a request that was repeated or given up the next goes out from another port,
         with another descriptor, unless the socket or its address was given by the caller.
-        Then, and where several may answer, or what was sent by `send` is answered as well,
-        pass *match*.
+        Then, and where several may answer, what was sent by `send` is answered as well, or
+        the network itself may double what was sent once, pass *match*.
 
         Args:
             message: the request.

@@ -149,7 +149,10 @@ class DatagramServer(Runner):
     ) -> tuple[socket.socket, Address]:
         if isinstance(address, socket.socket):
             dgramsocket.check(address)
-            name = address.getsockname()
+            try:
+                name = address.getsockname()
+            except OSError:  # on Windows, where it has none
+                name = ""
             if isinstance(name, tuple) and (name[1] or address.type != socket.SOCK_DGRAM):
                 return address, Address("udp", name[0], name[1])
             if not name or isinstance(name, tuple):

@@ -219,8 +219,14 @@ def bound(family: int, sockaddr: Any = None) -> socket.socket:
                 bind_private(sock, sockaddr)
             elif sys.platform == "linux":
                 sock.bind("")  # to a name that nobody has
-        elif sockaddr is not None:
-            sock.bind(sockaddr)
+        else:
+            if sockaddr is None and sys.platform == "win32":
+                # Nothing can be waited for there with a socket that has no address.
+                sockaddr = ("::" if family == socket.AF_INET6 else "0.0.0.0", 0)
+            if sockaddr is not None and sockaddr[0] == "::" and socket.has_dualstack_ipv6():
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            if sockaddr is not None:
+                sock.bind(sockaddr)
         return sock
     except BaseException:
         sock.close()

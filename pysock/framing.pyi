@@ -160,8 +160,8 @@ class LengthField(Format):
     @property
     def strip(self) -> int:
         """Bytes dropped from the front of a frame to make the message."""
-    def __init__(
-        self,
+    def __new__(
+        cls,
         width: int = 4,
         byteorder: Literal["big", "little", "native"] = "big",
         *,
@@ -173,7 +173,7 @@ class LengthField(Format):
         minimum: int = 0,
         strip: int | None = None,
         max_frame: int | None = ...,
-    ) -> None: ...
+    ) -> Self: ...
 
 @final
 class Varint(Format):
@@ -205,14 +205,14 @@ class Varint(Format):
     @property
     def strip(self) -> int | None:
         """0 where the header stays in the message; None: as *offset* has it."""
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         offset: int = 0,
         max_bytes: int = 5,
         strip: Literal[0] | None = None,
         max_frame: int | None = ...,
-    ) -> None: ...
+    ) -> Self: ...
 
 @final
 class Netstring(Format):
@@ -221,7 +221,7 @@ class Netstring(Format):
     Source: D. J. Bernstein, "Netstrings" (1997).
     """
 
-    def __init__(self, *, max_frame: int | None = ...) -> None: ...
+    def __new__(cls, *, max_frame: int | None = ...) -> Self: ...
 
 @final
 class Decimal(Format):
@@ -235,7 +235,7 @@ class Decimal(Format):
     @property
     def terminator(self) -> bytes:
         """Bytes that end the length."""
-    def __init__(self, terminator: bytes, *, max_frame: int | None = ...) -> None: ...
+    def __new__(cls, terminator: bytes, *, max_frame: int | None = ...) -> Self: ...
 
 @final
 class ContentLength(Format):
@@ -246,7 +246,7 @@ class ContentLength(Format):
     Source: Language Server Protocol 3.17, base protocol.
     """
 
-    def __init__(self, *, max_frame: int | None = ...) -> None: ...
+    def __new__(cls, *, max_frame: int | None = ...) -> Self: ...
 
 @final
 class Delimiter(Format):
@@ -264,9 +264,9 @@ class Delimiter(Format):
     @property
     def keep(self) -> bool:
         """Whether the delimiter stays at the end of the message."""
-    def __init__(
-        self, delimiter: bytes = b"\n", *, keep: bool = False, max_frame: int | None = ...
-    ) -> None: ...
+    def __new__(
+        cls, delimiter: bytes = b"\n", *, keep: bool = False, max_frame: int | None = ...
+    ) -> Self: ...
 
 @final
 class Fixed(Format):
@@ -275,13 +275,13 @@ class Fixed(Format):
     @property
     def size(self) -> int:
         """Bytes of every frame."""
-    def __init__(self, size: int, *, max_frame: int | None = ...) -> None: ...
+    def __new__(cls, size: int, *, max_frame: int | None = ...) -> Self: ...
 
 @final
 class MultiprocessingConnection(Format):
     """The wire of `multiprocessing.connection`: `!i`, or -1 and `!Q`, then the payload."""
 
-    def __init__(self, *, max_frame: int | None = ...) -> None: ...
+    def __new__(cls, *, max_frame: int | None = ...) -> Self: ...
 
 @final
 class Raw(Format):
@@ -293,7 +293,7 @@ class Raw(Format):
             is a message: a longer one raises FrameTooLarge, and those behind it follow.
     """
 
-    def __init__(self, *, max_frame: int | None = ...) -> None: ...
+    def __new__(cls, *, max_frame: int | None = ...) -> Self: ...
 
 @final
 class Decoder:
@@ -306,7 +306,7 @@ class Decoder:
         framing: the format of the frames.
     """
 
-    def __init__(self, framing: Format) -> None: ...
+    def __new__(cls, framing: Format) -> Self: ...
     def feed(self, data: ReadableBuffer) -> list[bytes]:
         """Take the next bytes of the stream; return the messages they complete.
 
@@ -571,6 +571,8 @@ class FrameStream:
     @property
     def _in_handler(self) -> bool: ...
     def _wake_fileno(self) -> int: ...
+    def _watch(self) -> int: ...
+    def _unwatch(self) -> None: ...
     _stage: int
     def _set_patience(self, silence: float, refusal: float) -> None: ...
     def _share_memory(self, memory: _Memory | None) -> None: ...
@@ -796,6 +798,8 @@ class DatagramSocket:
     def _connect_again(self) -> bool: ...
     def _ready(self) -> bool | None: ...
     def _wake_fileno(self) -> int: ...
+    def _watch(self) -> int: ...
+    def _unwatch(self) -> None: ...
     def _close(self) -> None: ...
 
 @final

@@ -17,7 +17,7 @@ from .framing import _READ, _send_now
 from .greeting import Steps, prove, secure, wire_of
 from .penalties import Penalties, source_of
 from .proxy import ProxyHeader, Trusted, parse
-from .session import Served
+from .session import ServerConnection
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ class Handshakes:
         self._authkey: Any = authkey
         self._binding = binding
         self._penalties = Penalties()
-        self._under_way: dict[Served, _Handshake] = {}
-        self._silent: dict[Served, None] = {}  # those of them that have sent nothing
+        self._under_way: dict[ServerConnection, _Handshake] = {}
+        self._silent: dict[ServerConnection, None] = {}  # those of them that have sent nothing
         self._of_one: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def __contains__(self, connection: Served) -> bool:
+    def __contains__(self, connection: ServerConnection) -> bool:
         return connection in self._under_way
 
     def why_not(self, client_address: Any, now: float) -> str | None:
@@ -114,7 +114,7 @@ class Handshakes:
         """Whether all places are taken."""
         return len(self._under_way) >= _MOST
 
-    def dispensable(self, now: float) -> Served | None:
+    def dispensable(self, now: float) -> ServerConnection | None:
         """Return the connection that is to make room for another."""
         silent = next(iter(self._silent), None)
         if silent is not None and self._under_way[silent].began + _SILENCE <= now:
@@ -134,7 +134,7 @@ class Handshakes:
         silent = next(iter(self._silent), None)
         return at if silent is None else min(at, self._under_way[silent].began + _SILENCE)
 
-    def begin(self, connection: Served, now: float) -> None:
+    def begin(self, connection: ServerConnection, now: float) -> None:
         """Expect a handshake on *connection*."""
         state = self._under_way[connection] = _Handshake(now)
         self._silent[connection] = None
@@ -142,7 +142,7 @@ class Handshakes:
         if self._proxy_protocol is None:
             self._count(state, source_of(connection.client_address))
 
-    def step(self, connection: Served, now: float) -> int | None:
+    def step(self, connection: ServerConnection, now: float) -> int | None:
         """Go on; return what to wait for, None when the first message may come.
 
         0: call again; -1: not before `delayed` tells.
@@ -164,7 +164,7 @@ class Handshakes:
             state.resumes_at = now + _DELAY
         return want
 
-    def forget(self, connection: Served) -> None:
+    def forget(self, connection: ServerConnection) -> None:
         """Give up the place of *connection*."""
         state = self._under_way.pop(connection, None)
         self._silent.pop(connection, None)
@@ -178,14 +178,14 @@ class Handshakes:
         for state in self._under_way.values():
             state.began += seconds
 
-    def overdue(self, now: float) -> list[Served]:
+    def overdue(self, now: float) -> list[ServerConnection]:
         """Return those whose time is over."""
         if self._timeout is None:
             return []
         began = now - self._timeout
         return [one for one, state in self._under_way.items() if state.began <= began]
 
-    def delayed(self, now: float) -> list[Served]:
+    def delayed(self, now: float) -> list[ServerConnection]:
         """Return those that are to go on without anything having come."""
         if self._authkey is None:
             return []
@@ -200,7 +200,7 @@ class Handshakes:
 
     # ---------------------------------------------------------------- the steps
 
-    def _steps(self, connection: Served, state: _Handshake) -> Steps:
+    def _steps(self, connection: ServerConnection, state: _Handshake) -> Steps:
         if self._proxy_protocol is not None:
             header = yield from _proxy_header(connection.socket, self._proxy_protocol)
             connection.proxy = header
@@ -213,7 +213,7 @@ class Handshakes:
         if self._authkey is not None:
             yield from self._verify(connection, state)
 
-    def _admit(self, connection: Served, state: _Handshake) -> None:
+    def _admit(self, connection: ServerConnection, state: _Handshake) -> None:
         """Look at the client that a proxy has told of."""
         source = source_of(connection.client_address)
         why_not = self._why_not_source(source, state.now)
@@ -226,11 +226,11 @@ class Handshakes:
             state.source = source
             self._of_one[source] += 1
 
-    def _verify(self, connection: Served, state: _Handshake) -> Steps:
+    def _verify(self, connection: ServerConnection, state: _Handshake) -> Steps:
         from .auth import Verifier
 
         side = Verifier(self._authkey, self._binding)
-        wire = wire_of(connection.socket, connection.crypt)
+        wire = wire_of(connection.socket, connection._crypt)
         try:
             yield from prove(wire, side)
         except AuthenticationError as exc:
@@ -254,9 +254,9 @@ class _Handshake:
         self.resumes_at = 0.0
 
 
-def _secure(connection: Served) -> Steps:
+def _secure(connection: ServerConnection) -> Steps:
     try:
-        yield from secure(connection.crypt)
+        yield from secure(connection._crypt)
     except OSError as exc:
         if getattr(exc, "reason", None) in _NO_TLS:
             with contextlib.suppress(OSError):

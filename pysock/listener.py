@@ -17,6 +17,8 @@ __all__ = ["Listener", "Shortage", "open_listeners"]
 
 _OVER = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# Windows says it in the second way, and wine in the third, of a client that was reset.
+_GONE = {errno.ECONNABORTED, errno.ECONNRESET, errno.ENOTCONN, errno.EPROTO, errno.EINTR}
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 1.0
 _SEQPACKET = getattr(socket, "SOCK_SEQPACKET", None)
 
@@ -99,13 +101,15 @@ class Listener:
                 client = self.sock.accept()
             except BlockingIOError:
                 return None
+            except SystemError as exc:
+                raise MemoryError from exc  # CPython has found no memory and lost the error
             except OSError as exc:
                 if exc.errno in _OVER:
                     raise
                 if exc.errno in _SHORT:
                     raise Shortage(exc.strerror) from None
                 # That one client has gone, or was not let in: on to the next.
-                if exc.errno in (errno.ECONNABORTED, errno.EPROTO, errno.EINTR):
+                if exc.errno in _GONE:
                     continue
                 raise Shortage(exc.strerror or str(exc)) from None
             self.pause = _FIRST_PAUSE

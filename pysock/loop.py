@@ -35,7 +35,7 @@ from .address import format_peer
 from .admission import Admission
 from .errors import ConnectionClosed, Error
 from .framing import _FADING, _GREETING, _HELD, _READ, _SERVED, _Crew, _Memory
-from .session import Served, counted, explain_failure, hold
+from .session import ServerConnection, counted, explain_failure, hold
 from .sweep import Sweep
 from .workers import CUT, NEVER, Workers
 
@@ -65,12 +65,12 @@ class Loop(Workers):
         alone = server._sessions or once
         super().__init__(server, deadlines, 0 if alone else server.workers, logger)
         self.once = once
-        self.served: set[Served] = set()
+        self.served: set[ServerConnection] = set()
         self._limits = server.limits
         self._handshakes = server._handshakes
-        self._fading: set[Served] = set()
-        self._gone: deque[Served] = deque()  # closed by a session or a handler
-        self._leaving: set[Served] = set()  # other threads are in calls of theirs
+        self._fading: set[ServerConnection] = set()
+        self._gone: deque[ServerConnection] = deque()  # closed by a session or a handler
+        self._leaving: set[ServerConnection] = set()  # other threads are in calls of theirs
         self._drain_began: float | None = None
         self._counted = False
         self._taken = self._fed = False
@@ -136,7 +136,8 @@ class Loop(Workers):
         crew = self._crew
         crew.take_returned()
         while self._gone:
-            self._forget(self._gone.popleft())
+            self._forget(self._gone[0])
+            self._gone.popleft()
         for connection in list(self._leaving):
             self._forget(connection)
         for connection in list(self._fading):
@@ -175,7 +176,7 @@ class Loop(Workers):
         self._fed = True
         self._crew.call_server()
 
-    def overdue(self, connection: Served, why: str, quiet: bool = False) -> None:
+    def overdue(self, connection: ServerConnection, why: str, quiet: bool = False) -> None:
         """Close a connection whose peer has reached a limit in time."""
         self.tell_overdue(connection, why, quiet)
         if quiet and connection._stage == _SERVED:
@@ -183,7 +184,9 @@ class Loop(Workers):
         else:
             self._cut(connection)
 
-    def tell_overdue(self, connection: Served, why: str, quiet: bool = False) -> None:
+    def tell_overdue(
+        self, connection: ServerConnection, why: str, quiet: bool = False
+    ) -> None:
         """Log and count a connection that is closed for being slow."""
         level = logging.DEBUG if quiet else logging.WARNING
         self._log(level, "%s: closed, %s", format_peer(connection.client_address), why)
@@ -198,7 +201,15 @@ class Loop(Workers):
         except OSError:
             sock.close()  # reset before it was looked at
             return
-        connection.loop = self
+        try:
+            self._take_up(connection, now)
+        except MemoryError:
+            connection._end()
+            self._forget(connection)
+            raise
+
+    def _take_up(self, connection: ServerConnection, now: float) -> None:
+        connection._loop = self
         self._taken = True
         if self._workers == 0 and (self.once or not self.server._sessions):
             self._sweep.leave_to(connection)  # no other thread could look
@@ -217,27 +228,31 @@ class Loop(Workers):
         else:
             self._begin(connection)
 
-    def _begin(self, connection: Served) -> None:
+    def _begin(self, connection: ServerConnection) -> None:
         """Serve a connection that is ready for its first message."""
         if self.server._sessions:
             connection._stage = _HELD
             self._crew.park(connection, 0)
-            self._start_session(connection)
+            try:
+                self._start_session(connection)
+            except MemoryError:
+                connection._end()  # nobody holds it
+                raise
         else:
             connection._stage = _SERVED
             self._park(connection, _READ)
 
-    def _cannot_park(self, connection: Served, exc: OSError) -> None:
+    def _cannot_park(self, connection: ServerConnection, exc: OSError) -> None:
         self._log(logging.WARNING, "cannot wait for a connection: %s", exc)
         self._forget(connection)
 
-    def _park(self, connection: Served, want: int) -> None:
+    def _park(self, connection: ServerConnection, want: int) -> None:
         try:
             self._crew.park(connection, want)
         except OSError as exc:
             self._cannot_park(connection, exc)
 
-    def _step(self, connection: Served) -> None:
+    def _step(self, connection: ServerConnection) -> None:
         """Go on with a connection that is not served by turns."""
         if connection.closed:
             self._forget(connection)
@@ -246,7 +261,7 @@ class Loop(Workers):
         elif connection._stage == _FADING:
             self._fade(connection)
 
-    def _greet(self, connection: Served) -> None:
+    def _greet(self, connection: ServerConnection) -> None:
         """Go on with a handshake."""
         try:
             want = self._handshakes.step(connection, time.monotonic())
@@ -274,59 +289,63 @@ class Loop(Workers):
             return
         self._admission.place_is_free()
         self._begin(connection)
-        if connection.crypt is not None and connection._stage == _SERVED:
+        if connection._crypt is not None and connection._stage == _SERVED:
             self._crew.requeue(connection)  # the poller does not see what is in there
 
     # ---------------------------------------------------------------- ends
 
-    def _failed(self, connection: Served) -> None:
+    def _failed(self, connection: ServerConnection) -> None:
         """Tell of what ended a turn; any thread, with the exception being handled."""
         exc = sys.exception()
         assert exc is not None
         explain_failure(self.server, connection, exc)
 
-    def let_go(self, connection: Served) -> None:
+    def _recovered(self) -> None:
+        """Hear that what an allocation's failure had interrupted was done."""
+        self._log(logging.WARNING, "memory ran out for a moment: what was under way goes on")
+
+    def let_go(self, connection: ServerConnection) -> None:
         """Hear from any thread that it is about to close a connection."""
         self._crew.release(connection)
 
-    def was_closed(self, connection: Served) -> None:
+    def was_closed(self, connection: ServerConnection) -> None:
         """Hear from any thread that it has closed a connection."""
         self._gone.append(connection)
         self._crew.call_server()
 
-    def _finish(self, connection: Served) -> None:
+    def _finish(self, connection: ServerConnection) -> None:
         """Deal with a connection whose turn was its last."""
         if connection.closed:
             self._forget(connection)
         else:
             self._fade(connection)
 
-    def _fade(self, connection: Served, now: float | None = None) -> None:
+    def _fade(self, connection: ServerConnection, now: float | None = None) -> None:
         """Close a connection so that its last replies arrive, without waiting for it."""
         now = time.monotonic() if now is None else now
-        if connection.ends_at is None:
-            connection.ends_at = now + connection.linger
+        if connection._ends_at is None:
             connection._stage = _FADING
             self._fading.add(connection)
+            connection._ends_at = now + connection.linger
             self._crew.call_at(now + _FADING_TICK)
         try:
             events = connection._fade()
         except (OSError, ConnectionClosed):
             events = 0
-        if events and now < connection.ends_at:
+        if events and now < connection._ends_at:
             # Where another thread is in a call (-1), the next tick will tell.
             self._park(connection, max(events, 0))
         else:
             self._forget(connection)
 
-    def _cut(self, connection: Served) -> None:
+    def _cut(self, connection: ServerConnection) -> None:
         """End a connection now; a thread that is in it notices, and closes it."""
         if connection._stage == _HELD or self._crew.is_serving(connection):
             connection._cut()
         else:
             self._forget(connection)
 
-    def _forget(self, connection: Served) -> None:
+    def _forget(self, connection: ServerConnection) -> None:
         if connection not in self.served:
             return
         self._crew.release(connection)
@@ -370,27 +389,29 @@ class Loop(Workers):
 
     # ---------------------------------------------------------------- sessions
 
-    def _start_session(self, connection: Served) -> None:
+    def _start_session(self, connection: ServerConnection) -> None:
+        if self.once:
+            self._hold(connection)
+            return
         thread = threading.Thread(
             target=self._hold,
             args=(connection,),
             name=f"session {format_peer(connection.client_address)}",
             daemon=True,  # one that does not end must not hold up the program's end
         )
-        if self.once:
-            self._hold(connection)
-            return
         # Registered before it starts: a thread that ran first would outlive the server.
         self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError as exc:
-            self._log(logging.WARNING, "cannot start a thread for a session: %s", exc)
+        except (RuntimeError, MemoryError) as exc:
             self._threads.discard(thread)
+            connection._end()
             self._forget(connection)
+            self._log(logging.WARNING, "cannot start a thread for a session: %s", exc)
 
-    def _hold(self, connection: Served) -> None:
+    def _hold(self, connection: ServerConnection) -> None:
         try:
+            self._threads.add(threading.current_thread())
             if not hold(self.server.handler, connection, self.server):
                 with self.server._counting:  # sessions end in threads of their own
                     self.server._counts["handler_errors"] += 1

@@ -8,8 +8,8 @@ cannot become a header is refused at the first byte that is wrong.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -356,6 +356,6 @@ def _addresses(family: int, block: bytes) -> tuple[Any, Any]:
 
 def _path(field: bytes) -> str:
     """Return a Unix socket's path; an abstract name begins with NUL, no name is empty."""
-    if field.startswith(b"\0"):
-        return os.fsdecode(field.rstrip(b"\0"))
-    return os.fsdecode(field.partition(b"\0")[0])
+    name = field.rstrip(b"\0") if field.startswith(b"\0") else field.partition(b"\0")[0]
+    # As os.fsdecode() does it on POSIX; on Windows it refuses what others may send.
+    return name.decode(sys.getfilesystemencoding(), "surrogateescape")

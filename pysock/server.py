@@ -20,7 +20,7 @@ from .limits import LIMITS, Limits, Seldom, default_workers, raise_descriptor_li
 from .listener import open_listeners
 from .loop import Loop
 from .running import Runner
-from .session import Served, Session, counted, wants_connection
+from .session import ServerConnection, Session, counted, wants_connection
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class Server(Runner):
             kind=type(sys.exception()).__name__,
         )
 
-    def _tell_error(self, connection: Served) -> None:
+    def _tell_error(self, connection: ServerConnection) -> None:
         try:
             self.handle_error(connection, connection.client_address)
         except Exception:
@@ -272,10 +272,10 @@ class Server(Runner):
     def _make_loop(self, deadlines: list[float], once: bool) -> Loop:
         return Loop(self, deadlines, once)
 
-    def _adopt(self, sock: socket.socket, client_address: Any) -> Served:
+    def _adopt(self, sock: socket.socket, client_address: Any) -> ServerConnection:
         sock.setblocking(False)  # nobody shares it: sendfile() can be used
         crypt = None if self._tls is None else _Tls(sock, self._tls, True)
-        connection = Served(sock, **self._options, _tls=crypt)
+        connection = ServerConnection(sock, **self._options, _tls=crypt)
         connection.client_address = client_address
         return connection
 

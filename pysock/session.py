@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     from .framing import Format
     from .proxy import ProxyHeader
 
-__all__ = ["Served", "Session", "counted", "explain_failure", "hold", "wants_connection"]
+__all__ = [
+    "ServerConnection",
+    "Session",
+    "counted",
+    "explain_failure",
+    "hold",
+    "wants_connection",
+]
 
 logger = logging.getLogger(__name__)
 
 
-class Served(Connection):
-    """A connection as its server knows it.
+class ServerConnection(Connection):
+    """A connection as its server knows it: a handler's second parameter.
 
     `client_address` is the client's address, also where a proxy stands in between;
     `proxy` is the header with which that proxy said so; `user` is whose key the client
@@ -34,9 +41,9 @@ class Served(Connection):
     client_address: Any = None
     proxy: ProxyHeader | None = None
     user: str | None = None
-    crypt: Any = None  # its TLS, as the handshake needs it
-    loop: Any = None  # the one that serves it
-    ends_at: float | None = None  # a fading connection's last moment
+    _crypt: Any = None  # its TLS, as the handshake needs it
+    _loop: Any = None  # the one that serves it
+    _ends_at: float | None = None  # a fading connection's last moment
 
     def __init__(
         self,
@@ -53,30 +60,30 @@ class Served(Connection):
         FrameStream.__init__(self, sock, framing, timeout=timeout, spin=spin, _tls=_tls)
         self.linger = linger
         self.keepalive = keepalive
-        self.crypt = _tls
+        self._crypt = _tls
         self._tune()
 
     @property
     def stopping(self) -> bool:
         """Whether the server is stopping: what takes long had better come to an end."""
-        return self.loop is not None and self.loop.stopping
+        return self._loop is not None and self._loop.stopping
 
     def __exit__(self, kind: object, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        if self.loop is None:
+        if self._loop is None:
             super().close()
         elif not self.closed:
-            self.loop.let_go(self)
+            self._loop.let_go(self)
             super().close()
-            self.loop.was_closed(self)
+            self._loop.was_closed(self)
 
     def detach(self, *, leftover: bool = False) -> Any:
         detached = super().detach(leftover=True) if leftover else super().detach()
-        if self.loop is not None:
-            self.loop.let_go(self)
-            self.loop.was_closed(self)
+        if self._loop is not None:
+            self._loop.let_go(self)
+            self._loop.was_closed(self)
         return detached
 
 
@@ -88,7 +95,7 @@ class Session:
     so that `for message in self.connection` comes to its end.
     """
 
-    def __init__(self, connection: Served, client_address: Any, server: Any) -> None:
+    def __init__(self, connection: ServerConnection, client_address: Any, server: Any) -> None:
         self.connection = connection
         self.client_address = client_address
         self.server = server
@@ -104,7 +111,7 @@ class Session:
         """Called after `handle`, also when that raised; not when `setup` did."""
 
 
-def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
+def hold(make: Callable[..., Session], connection: ServerConnection, server: Any) -> bool:
     """Run a session to its end and close its connection; return whether it went well.
 
     The peer's faults are logged; what else the session raises goes to the server's
@@ -131,7 +138,7 @@ def hold(make: Callable[..., Session], connection: Served, server: Any) -> bool:
     return True
 
 
-def explain_failure(server: Any, connection: Served, exc: BaseException) -> None:
+def explain_failure(server: Any, connection: ServerConnection, exc: BaseException) -> None:
     """Log what ended a connection, or let the server tell of its handler's error."""
     if connection._in_handler:
         with server._counting:
@@ -160,7 +167,7 @@ def _level(exc: BaseException) -> int:
     return logging.WARNING if ssl and isinstance(exc, ssl.SSLError) else logging.INFO
 
 
-def counted(connection: Served) -> dict[str, int]:
+def counted(connection: ServerConnection) -> dict[str, int]:
     """Return what a connection adds to its server's counters."""
     stats = connection.stats
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from .session import Served
+from .session import ServerConnection
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Sweep:
         self._crew.call_at(self.at)
         return True
 
-    def leave_to(self, connection: Served) -> None:
+    def leave_to(self, connection: ServerConnection) -> None:
         """Let a connection's own calls keep the limits, where nobody else looks."""
         idle, _, _, patience = self._patience
         connection._set_patience(idle, patience)
@@ -66,8 +66,8 @@ class Sweep:
 
     def _too_slow(
         self, now: float, late: float = 0.0, held_up: bool = False
-    ) -> list[tuple[Served, int]]:
-        found: list[tuple[Served, int]] = self._crew.overdue(
+    ) -> list[tuple[ServerConnection, int]]:
+        found: list[tuple[ServerConnection, int]] = self._crew.overdue(
             list(self._loop.served), now, *self._patience, late, held_up
         )
         return found

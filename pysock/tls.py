@@ -226,8 +226,8 @@ def own_certificate(context: ssl.SSLContext, needed: bool = True) -> bytes:
                 break
             with contextlib.suppress(ssl.SSLWantReadError):
                 server.do_handshake()
-    except ssl.SSLError as exc:
-        if exc.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+    except (ssl.SSLError, ValueError) as exc:
+        if getattr(exc, "reason", None) == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
             if not needed:
                 return b""
             raise ValueError(
@@ -335,6 +335,11 @@ _FAILURES = {
     "WRONG_VERSION_NUMBER": _NOT_TLS,
     "PACKET_LENGTH_TOO_LONG": _NOT_TLS,
     "UNEXPECTED_MESSAGE": _NOT_TLS,
+    "RECORD_LAYER_FAILURE": (  # which may be any other failure of a record, too
+        "the {peer}'s bytes are not TLS, or were changed on their way: probably only one of "
+        "the two sides has tls://"
+    ),
+    "UNEXPECTED_EOF_WHILE_READING": _EOF,
     "HTTP_REQUEST": "the {peer} speaks HTTP without TLS: this is probably the wrong port",
     "UNSUPPORTED_PROTOCOL": _NO_VERSION,
     "TLSV1_ALERT_PROTOCOL_VERSION": _NO_VERSION,

@@ -85,7 +85,7 @@ class Signals:
 
     def take(self) -> list[int]:
         """Return the signals that have come since the last call."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):
             while self.woken.recv(4096):
                 pass
         return [self._came.popleft() for _ in range(len(self._came))]

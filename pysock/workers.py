@@ -27,6 +27,7 @@ except ImportError:  # Windows, whose select() takes any descriptor
 __all__ = ["CUT", "NEVER", "Workers"]
 
 NEVER = float("inf")
+_NO_MEMORY_NAP = 0.01  # seconds, after an allocation that has failed
 CUT = 1.0  # seconds that a thread gets to notice that it is to end
 _LONGEST_WAIT = 86400.0  # what poll() takes has an end
 
@@ -121,7 +122,8 @@ class Workers:
             self._waker.send(b"\0")
 
     def _woken(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        # All has been taken, or the system is short of something: no reason to end.
+        with contextlib.suppress(OSError):
             while self._wakee.recv(4096):
                 pass
 
@@ -146,14 +148,15 @@ class Workers:
         self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError as exc:
+        except (RuntimeError, MemoryError) as exc:
             self._threads.discard(thread)
-            self._log(logging.WARNING, "cannot start another thread to serve in: %s", exc)
             self._spawn_at = time.monotonic() + 1.0
             self._crew.call_at(self._spawn_at)
+            self._log(logging.WARNING, "cannot start another thread to serve in: %s", exc)
 
     def _work(self) -> None:
         try:
+            self._threads.add(threading.current_thread())  # start() may have failed behind it
             self._crew.run()
         except BaseException as exc:
             self._crash = exc
@@ -162,19 +165,28 @@ class Workers:
     def _wait_for_the_end(self) -> None:
         """Wait for the end of the drain, and for signals, while others serve."""
         while not self._over and self._crash is None:
-            stop_at = min(self._deadlines, default=None)
-            left = None if stop_at is None else stop_at - time.monotonic()
-            if left is not None and left <= 0:
-                # Perhaps all threads are in handlers, and none is there to notice.
-                return
-            interval = self._watch_interval()
-            if interval is not None:
-                left = interval if left is None else min(interval, left)
-            with PollSelector() as selector:  # select() takes no descriptor above 1023
-                selector.register(self._wakee, EVENT_READ)
-                selector.select(None if left is None else min(left, _LONGEST_WAIT))
-            self._woken()
-            self._watch()
+            try:
+                if not self._wait_once():
+                    return
+            except MemoryError:
+                time.sleep(_NO_MEMORY_NAP)
+
+    def _wait_once(self) -> bool:
+        """Return whether there is more to wait for."""
+        stop_at = min(self._deadlines, default=None)
+        left = None if stop_at is None else stop_at - time.monotonic()
+        if left is not None and left <= 0:
+            # Perhaps all threads are in handlers, and none is there to notice.
+            return False
+        interval = self._watch_interval()
+        if interval is not None:
+            left = interval if left is None else min(interval, left)
+        with PollSelector() as selector:  # select() takes no descriptor above 1023
+            selector.register(self._wakee, EVENT_READ)
+            selector.select(None if left is None else min(left, _LONGEST_WAIT))
+        self._woken()
+        self._watch()
+        return True
 
     def _watch_interval(self) -> float | None:
         """Seconds between two calls of `_watch`, None where nothing needs one."""

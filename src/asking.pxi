@@ -30,11 +30,14 @@ cdef class DatagramSocket(_Datagrams):
         self.family = sock.family
         self.raw = sock.type == getattr(_socket, "SOCK_RAW", None)
         self.attach(sock, seconds_or_none(timeout), 0)
+        dgram_prepare(self.reader)
         self.owner = True
 
     def __del__(self):
         if self.owner and not self.closed:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            if warnings is not None:  # as it is where the interpreter comes to its end
+                warnings.warn(
+                    f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
             self._close()
 
     # ------------------------------------------------------------ requests
@@ -122,9 +125,10 @@ cdef class DatagramSocket(_Datagrams):
         """
         if self.replaceable:
             sock = self._replacement()
-            old, self.sock = self.sock, sock
             self.reader = self.writer = sock.fileno()
+            old, self.sock = self.sock, sock
             sock_prepare(self.reader)
+            dgram_prepare(self.reader)
             self.nonblocking = False
             self.ignored += self.filled - self.at
             self.at = self.filled = 0
@@ -252,6 +256,7 @@ cdef class DatagramSocket(_Datagrams):
                 sock, self.sock = self.sock, _closed
                 self.closed = True
                 self.release_wake()
+                let_block(sock)
                 return sock
             finally:
                 self.leave(&self.receiving)

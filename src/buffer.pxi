@@ -111,7 +111,7 @@ cdef class _Buffer(_Transport):
             self.remembered = False
             self.memory.give_back(self, message + buffered)
         elif message + buffered:
-            self.memory.used -= message + buffered
+            self.memory.give_some_back(message + buffered)
 
     cdef bint charge(self, Py_ssize_t *charged, Py_ssize_t room) except -1:
         """Whether what has cost *charged* bytes may take *room* bytes."""

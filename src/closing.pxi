@@ -21,8 +21,8 @@ cdef class _Closer(_Responder):
     def __cinit__(self):
         # So that a subclass that forgets super().__init__() meets an error, not a NULL.
         self.use_format(_default)
-        make_turn(&self.receiving)
-        make_turn(&self.sending)
+        make_turn(&self.receiving, PyThread_allocate_lock())
+        make_turn(&self.sending, PyThread_allocate_lock())
 
     cdef int leave_receiving(self) except -1:
         self.leave(&self.receiving)
@@ -40,7 +40,9 @@ cdef class _Closer(_Responder):
         # Compiled, because a signal's handler may run at the first step of a Python one,
         # where its KeyboardInterrupt would be lost.
         if self.owner and not self.closed:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            if warnings is not None:  # as it is where the interpreter comes to its end
+                warnings.warn(
+                    f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
             self._close(0.0)
 
     def _wake_fileno(self):
@@ -100,7 +102,7 @@ cdef class _Closer(_Responder):
                     self.say_goodbye()
                 finally:
                     self.leave(&self.sending)
-            self.winding_up = True  # first: the end that follows is ours
+            self.winding_up = self.cut_off = True  # first: the end that follows is ours
             sock_shutdown_both(self.reader)
             self._wind_up()
 
@@ -118,7 +120,7 @@ cdef class _Closer(_Responder):
         try:
             if not self.try_flush():
                 return self.waits_for(SOCK_WRITE)
-            if not self.is_socket() or self.out_file is not None:
+            if not self.is_socket() or self.in_file():
                 return 0
             if not self.faded:
                 if not self.say_goodbye():
@@ -153,8 +155,7 @@ cdef class _Closer(_Responder):
             # sendfile): that call finishes the work on its way out.
             self.closing = True
             return
-        self.seize(&self.receiving)
-        self.seize(&self.sending)
+        self.seize_both()
         self.leave(&self.sending)
         self.leave(&self.receiving)
         self.finish_close()
@@ -199,7 +200,7 @@ cdef class _Closer(_Responder):
             pass
         self.discard()
         if (
-            self.send_error or self.out_file is not None
+            self.send_error or self.in_file()
             or sock_queued(self.writer, False) == 0
         ):
             # Only where nothing is queued can the peer lose nothing.
@@ -224,7 +225,7 @@ cdef class _Closer(_Responder):
         """
         if (
             self.crypt is None or self.crypt.ragged or self.send_error
-            or self.out_file is not None or self.tail_end > self.tail_start
+            or self.in_file() or self.tail_end > self.tail_start
         ):
             return True
         return self.crypt.say_goodbye()
@@ -300,8 +301,7 @@ cdef class _Closer(_Responder):
         self.renewing = True
         if self.can_wake:
             wake_poke(&self.wake)
-        self.seize(&self.receiving)
-        self.seize(&self.sending)
+        self.seize_both()
         self.renewing = False
         try:
             if self.closed:

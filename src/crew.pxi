@@ -46,9 +46,10 @@ cdef class _Crew(_Leadership):
         workers: the most threads at a time.
         server: has `_attend(now)`, called by the leader after `call_server()` and at the
             time that it last returned; `_failed(connection)`, with the exception being
-            handled; `_step(connection)` for a connection that is no longer, or not
-            yet, served here; `_finish(connection)` after its last turn; `_spawn()`, which
-            starts another thread in `run()`.
+            handled; `_recovered()`, when what failed for want of memory was done;
+            `_step(connection)` for a connection that is no longer, or not yet, served here;
+            `_finish(connection)` after its last turn; `_spawn()`, which starts another
+            thread in `run()`.
     """
 
     cdef poller set
@@ -65,6 +66,7 @@ cdef class _Crew(_Leadership):
     cdef set starving         # connections that wait for memory
     cdef readonly double next_at  # when the server wants to be called
     cdef long called          # it wants to be called now
+    cdef long undone          # an allocation has failed: see recover()
     cdef public bint draining  # who has been answered is to go
     cdef PyThread_type_lock guard  # for what several threads change
     cdef PyObject *busy       # the connection that the leader is at
@@ -121,8 +123,8 @@ cdef class _Crew(_Leadership):
         """Have nothing more to do with a connection; for the leader only."""
         if stream in self.members:
             self.set_parked(stream, 0)
+            self.gone.append(stream)  # first: it may fail
             del self.members[stream]
-            self.gone.append(stream)
             self.starving.discard(stream)
 
     def release(self, FrameStream stream):
@@ -152,8 +154,8 @@ cdef class _Crew(_Leadership):
         if watch.parked:
             watch.parked = False
             poller_set(&self.set, watch.fd, SOCK_READ, 0, 0)
-            del self.members[watch]
             self.gone.append(watch)
+            del self.members[watch]
 
     cdef int set_parked(self, FrameStream stream, int want) except -1:
         cdef int result
@@ -181,6 +183,9 @@ cdef class _Crew(_Leadership):
 
     def call_server(self):
         """Have the leader call the server's `_attend` soon."""
+        self.call()
+
+    cdef void call(self) noexcept:
         atomic_set(&self.called, 1)
         self.wake_leader()
 
@@ -216,47 +221,90 @@ cdef class _Crew(_Leadership):
 
     cdef int lead(self, Lead *lead) except -1:
         """Serve until this thread leads no longer, or all is over."""
-        cdef poll_event events[EVENTS]
-        cdef int i, n, left
-        cdef double now, breathed = 0, wait
+        cdef bint relieved = False
         try:
-            self.relieve()
             while not self.over:
-                self.gone.clear()
-                now = sock_now()
-                if self.called or now >= self.next_at:
-                    atomic_set(&self.called, 0)
-                    self.next_at = self.server._attend(now)
-                    continue
-                n = poller_wait(&self.set, events, EVENTS, 0.0)
-                if n == 0 and not self.unread:
-                    wait = max(0.0, self.next_at - now)
-                    with nogil:
-                        n = poller_wait(&self.set, events, EVENTS, wait)
-                    breathed = now + wait
-                    PyErr_CheckSignals()
-                elif now - breathed > BREATH:
-                    breathed = now
-                    with nogil:
-                        pass
-                    PyErr_CheckSignals()
-                if n < 0 and not sock_intr(n):
-                    sock_raise(n)
-                for i in range(n):
-                    if not self.deal_with(events[i].tag, lead):
+                try:
+                    if not relieved:
+                        relieved = True
+                        self.relieve()
+                    if self.undone:
+                        self.recover()
+                    self.lead_on(lead)
+                    return 0
+                except MemoryError:
+                    atomic_set(&self.undone, 1)
+                    atomic_set(&self.called, 1)
+                    if not lead_step(lead, 0):
                         return 0
-                left = len(self.unread)
-                while left > 0 and self.unread:
-                    left -= 1
-                    stream = self.unread.popleft()
-                    (<FrameStream>stream).queued = False
-                    if not self.turn(<FrameStream>stream, lead):
-                        return 0
+                    self.busy = NULL
+                with nogil:
+                    dgram_nap(NO_MEMORY_NAP)
         finally:
             if not lead.lost:
                 self.busy = NULL
                 word_change(&self.word, lead.mine, 0)
                 self.ring()
+        return 0
+
+    cdef int lead_on(self, Lead *lead) except -1:
+        cdef poll_event events[EVENTS]
+        cdef int i, n, left
+        cdef double now, breathed = 0, wait
+        while not self.over:
+            self.gone.clear()
+            now = sock_now()
+            if self.called or now >= self.next_at:
+                atomic_set(&self.called, 0)
+                self.next_at = self.server._attend(now)
+                if self.undone:
+                    self.recover()
+                continue
+            n = poller_wait(&self.set, events, EVENTS, 0.0)
+            if n == 0 and not self.unread:
+                wait = max(0.0, self.next_at - now)
+                with nogil:
+                    n = poller_wait(&self.set, events, EVENTS, wait)
+                breathed = now + wait
+                PyErr_CheckSignals()
+            elif now - breathed > BREATH:
+                breathed = now
+                with nogil:
+                    pass
+                PyErr_CheckSignals()
+            if n < 0 and not sock_intr(n):
+                sock_raise(n)
+            for i in range(n):
+                if not self.deal_with(events[i].tag, lead):
+                    return 0
+            left = len(self.unread)
+            while left > 0 and self.unread:
+                left -= 1
+                stream = self.unread.popleft()
+                (<FrameStream>stream).queued = False
+                if not self.turn(<FrameStream>stream, lead):
+                    return 0
+        return 0
+
+    cdef int recover(self) except -1:
+        """Go on where an allocation has failed, which may have been anywhere."""
+        cdef FrameStream stream
+        atomic_set(&self.undone, 0)
+        try:
+            for member in list(self.members):
+                if not isinstance(member, FrameStream):
+                    continue
+                stream = <FrameStream>member
+                if stream.serving:
+                    continue
+                if stream.stage != SERVED or stream.closed:
+                    self.server._step(stream)
+                else:
+                    self.requeue(stream)
+            self.server._recovered()
+        except MemoryError:
+            atomic_set(&self.undone, 1)
+            raise
         return 0
 
     cdef int relieve(self) except -1:
@@ -304,9 +352,7 @@ cdef class _Crew(_Leadership):
             stream.drained = True
         stream.serving = True
         self.busy = <PyObject *>stream
-        lead_step(lead, 1)
-        if self.asleep:
-            self.ring()
+        self.enter_handler(lead)
         try:
             end = stream.answer(
                 self.handler, stream if self.pass_connection else None, FAIR_SHARE, lead)
@@ -315,7 +361,10 @@ cdef class _Crew(_Leadership):
             if self.workers == 0 and not isinstance(exc, Exception):
                 stream.serving = False
                 raise
-            self.server._failed(stream)
+            try:
+                self.server._failed(stream)
+            except MemoryError:
+                pass  # nobody can be told
         if self.born != forks:
             lead.lost = True  # a child that has come back from a handler: not its server
             return False
@@ -333,6 +382,7 @@ cdef class _Crew(_Leadership):
             end == TURN_OVER or stream.closed
             or (self.draining and end == TURN_IDLE and self.is_answered(stream))
         ):
+            stream.stage = FADING  # whatever fails now, it is not served any more
             self.server._finish(stream)
             return 0
         try:
@@ -353,8 +403,8 @@ cdef class _Crew(_Leadership):
             self.delayed.append(stream)
             self.call_at(sock_now() + DELAY)
         elif end == TURN_BUSY:
-            stream.queued = True
             self.unread.append(stream)
+            stream.queued = True
         return 0
 
     cdef int put_back(self, FrameStream stream, int end) except -1:
@@ -372,9 +422,17 @@ cdef class _Crew(_Leadership):
         result = self.park_guarded(stream, want) if want else -1
         PyThread_release_lock(self.guard)
         if result < 0:
+            if want:
+                end = TURN_OVER
             stream.queued = True
-            self.returned.append((stream, TURN_OVER if want else end))
-            self.call_server()
+            try:
+                self.returned.append((stream, end))
+            except MemoryError:
+                if end == TURN_OVER:
+                    stream.stage = FADING
+                stream.queued = False
+                atomic_set(&self.undone, 1)
+            self.call()
         return 0
 
     def call_at(self, double at):
@@ -384,7 +442,8 @@ cdef class _Crew(_Leadership):
     def take_returned(self):
         """Go on with what former leaders have left; for the leader, in `_attend`."""
         while self.returned:
-            stream, end = self.returned.popleft()
+            stream, end = self.returned[0]
+            self.returned.popleft()
             (<FrameStream>stream).queued = False
             if stream in self.members:
                 self.settle(<FrameStream>stream, end)
@@ -392,16 +451,17 @@ cdef class _Crew(_Leadership):
     def requeue(self, FrameStream stream):
         """Give a parked connection a turn, whether there is something to read or not."""
         if not stream.queued and not stream.serving:
-            stream.queued = True
             self.unread.append(stream)
+            stream.queued = True
 
     def retry(self):
         """Give those a turn that were in another thread's hands; return whether any was."""
         cdef bint any = len(self.delayed) > 0
         for _ in range(len(self.delayed)):
-            stream = self.delayed.popleft()
+            stream = self.delayed[0]
             if stream in self.members:
                 self.requeue(<FrameStream>stream)
+            self.delayed.popleft()
         return any
 
     def feed(self):

@@ -19,6 +19,7 @@ cdef extern from "dgramio.h" nogil:
     const int DGRAM_BATCH
     dgram_inbox *dgram_inbox_new(Py_ssize_t room, int count)
     void dgram_inbox_free(dgram_inbox *inbox)
+    void dgram_prepare(sock_t fd)
     Py_ssize_t dgram_recv(sock_t fd, dgram_inbox *inbox, int most, bint waiting)
     Py_ssize_t dgram_send(sock_t fd, sock_iov *iov, const dgram_peer *const *to, int n)
     int dgram_ask_answers(sock_t fd, int family)
@@ -128,8 +129,6 @@ def _dropped_datagrams(sock_t fd):
 cdef class _Datagrams(_Transport):
     """Datagrams received many at a time and handed out one by one, and sent."""
 
-    cdef Turn receiving
-    cdef Turn sending
     cdef dgram_inbox *inbox
     cdef int at               # the next datagram to hand out
     cdef int filled
@@ -143,8 +142,8 @@ cdef class _Datagrams(_Transport):
     cdef long long messages_out
 
     def __cinit__(self, *args, **kwargs):
-        make_turn(&self.receiving)
-        make_turn(&self.sending)
+        make_turn(&self.receiving, PyThread_allocate_lock())
+        make_turn(&self.sending, PyThread_allocate_lock())
 
     def __dealloc__(self):
         dgram_inbox_free(self.inbox)
@@ -170,19 +169,31 @@ cdef class _Datagrams(_Transport):
 
     cdef bytes take(self):
         """Hand out the next datagram of the inbox, which is not empty."""
+        cdef bytes message = self.front()
+        self.drop_front()
+        return message
+
+    cdef bytes front(self):
+        """The next datagram, which stays; one that is refused does not."""
         cdef dgram *slot = &self.inbox.slots[self.at]
-        self.at += 1
         if slot.cut:
+            self.at += 1
             refuse_cut(slot, self.inbox.room)
         if slot.length == 0:
             self.check_shut(slot)
-        self.messages_in += 1
-        self.bytes_in += slot.length
         return PyBytes_FromStringAndSize(slot.data, slot.length)
+
+    cdef void drop_front(self) noexcept:
+        self.messages_in += 1
+        self.bytes_in += self.inbox.slots[self.at].length
+        self.at += 1
 
     cdef int check_shut(self, dgram *slot) except -1:
         """Tell a datagram of no bytes from a socket that was shut down."""
-        if dgram_family(&slot.peer) == 0 and self.family in (AF_INET, AF_INET6):
+        if dgram_family(&slot.peer) == 0 and (
+            self.family == AF_INET or self.family == AF_INET6
+        ):
+            self.at += 1
             raise ConnectionClosed("the socket was shut down")
         return 0
 
@@ -277,8 +288,9 @@ cdef class _Datagrams(_Transport):
         try:
             if self.at == self.filled:
                 self.fill(self.ask, &until)
-            message = self.take()
-            return message, dgram_address(&self.inbox.slots[self.at - 1].peer)
+            answer = self.front(), dgram_address(&self.inbox.slots[self.at].peer)
+            self.drop_front()
+            return answer
         finally:
             self.leave_receiving()
 
@@ -311,7 +323,8 @@ cdef class _Datagrams(_Transport):
                 while self.at < self.filled and len(messages) < most:
                     if messages and self.inbox.slots[self.at].cut:
                         return messages
-                    messages.append(self.take())
+                    messages.append(self.front())
+                    self.drop_front()
                 if len(messages) == most:
                     return messages
                 asked = <int>min(most - len(messages), <Py_ssize_t>DGRAM_BATCH)
@@ -320,6 +333,10 @@ cdef class _Datagrams(_Transport):
                     if not sock_again(got) and not sock_intr(got):
                         self.keep_error(got)
                     return messages
+        except MemoryError:
+            if not messages:
+                raise
+            return messages  # they would be lost
         finally:
             self.leave_receiving()
 
@@ -338,6 +355,7 @@ cdef class _Datagrams(_Transport):
         """
         cdef Py_buffer view
         cdef dgram *slot
+        cdef object count  # made before the datagram is gone: there may be no memory for it
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
@@ -349,15 +367,15 @@ cdef class _Datagrams(_Transport):
                 if not slot.cut and slot.length > view.len:
                     raise BufferError(
                         f"the datagram is {slot.length} bytes long, the buffer {view.len}")
-                self.at += 1
                 if slot.cut:
+                    self.at += 1
                     refuse_cut(slot, self.inbox.room)
                 if slot.length == 0:
                     self.check_shut(slot)
+                count = slot.length
                 memcpy(view.buf, slot.data, slot.length)
-                self.messages_in += 1
-                self.bytes_in += slot.length
-                return slot.length
+                self.drop_front()
+                return count
             finally:
                 self.leave_receiving()
         finally:

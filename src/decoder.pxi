@@ -5,7 +5,9 @@ from cpython.mem cimport PyMem_RawRealloc
 
 @cython.final
 cdef class Decoder:
-    """Turns bytes, however they were cut, into messages; does no I/O."""
+    """Decoder(framing)\n--\n
+    Turns bytes, however they were cut, into messages; does no I/O.
+    """
 
     cdef Format framing
     cdef char *buf            # bytes of a frame that is not complete
@@ -31,7 +33,7 @@ cdef class Decoder:
         """Take the next bytes of the stream; return the messages they complete."""
         cdef Py_buffer view
         cdef list messages = []
-        cdef Py_ssize_t used
+        cdef Py_ssize_t used, before = self.size
         if self.error is not None:
             self.raise_again()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -49,6 +51,11 @@ cdef class Decoder:
                 PyMem_RawFree(self.buf)
                 self.buf = NULL
                 self.room = 0
+        except MemoryError:
+            self.size = before
+            self.scanned = self.expected = 0
+            self.error = None
+            raise
         finally:
             PyBuffer_Release(&view)
         if self.error is not None and not messages:

@@ -56,8 +56,10 @@ typedef struct {
     dgram slots[DGRAM_BATCH];
 } dgram_inbox;
 
-/* Memory is taken for *count* datagrams, and by the system when they come. */
+/* Memory is taken for *count* datagrams, and by the system when they come; NULL where there
+ * is not so much. */
 static inline dgram_inbox *dgram_inbox_new(Py_ssize_t room, int count) {
+    if (room > PY_SSIZE_T_MAX / count - DGRAM_STAGGER - 63) return NULL;
     dgram_inbox *in = (dgram_inbox *)PyMem_RawCalloc(1, sizeof *in);
     if (in == NULL) return NULL;
     in->room = room;
@@ -80,6 +82,23 @@ static inline void dgram_inbox_free(dgram_inbox *in) {
 /* ------------------------------------------------------------------ receiving */
 
 #ifdef _WIN32
+#define DGRAM_CONNRESET (IOC_IN | IOC_VENDOR | 12) /* SIO_UDP_CONNRESET */
+
+/* Of a socket that is not connected nobody wants to hear that some earlier datagram was
+ * not received; other systems do not tell either. */
+static inline void dgram_prepare(sock_t fd) {
+    struct sockaddr_storage a;
+    int size = sizeof a;
+    BOOL tell = FALSE;
+    DWORD got;
+    if (getpeername(fd, (struct sockaddr *)&a, &size))
+        WSAIoctl(fd, DGRAM_CONNRESET, &tell, sizeof tell, NULL, 0, &got, NULL, NULL);
+}
+
+/* What elsewhere is a refusal: nobody receives there. */
+static inline Py_ssize_t dgram_error(int error) {
+    return error == WSAECONNRESET ? -WSAECONNREFUSED : -error;
+}
 
 static inline Py_ssize_t dgram_recv(sock_t fd, dgram_inbox *in, int most, int waiting) {
     (void)waiting; /* here every socket is non-blocking */
@@ -93,7 +112,7 @@ static inline Py_ssize_t dgram_recv(sock_t fd, dgram_inbox *in, int most, int wa
         if (WSARecvFrom(fd, &one, 1, &got, &flags, (struct sockaddr *)&slot->peer.name,
                         &slot->peer.size, NULL, NULL)) {
             int error = WSAGetLastError();
-            if (error != WSAEMSGSIZE) return i ? i : -error;
+            if (error != WSAEMSGSIZE) return i ? i : dgram_error(error);
             slot->cut = 1;
             got = 0;
         }
@@ -110,12 +129,14 @@ static inline Py_ssize_t dgram_send(
         if (WSASendTo(fd, &iov[i], 1, &sent, 0,
                       peer == NULL ? NULL : (const struct sockaddr *)&peer->name,
                       peer == NULL ? 0 : peer->size, NULL, NULL))
-            return i ? i : -WSAGetLastError();
+            return i ? i : dgram_error(WSAGetLastError());
     }
     return n;
 }
 
 #else /* POSIX */
+
+static inline void dgram_prepare(sock_t fd) { (void)fd; }
 
 static inline void dgram_aim(
     dgram_inbox *in, dgram *slot, struct msghdr *head, struct iovec *iov) {

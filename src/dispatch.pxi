@@ -42,8 +42,7 @@ cdef class _Dispatcher(_Mailer):
     cdef bint once
     cdef bint served_once
     cdef int errors
-    cdef readonly long messages_in, too_long, refused
-    cdef readonly long long bytes_in
+    cdef readonly long long messages_in, bytes_in, too_long, refused
 
     def __cinit__(self, handler, bint pass_sender, long workers, server):
         self.handler = handler
@@ -77,6 +76,7 @@ cdef class _Dispatcher(_Mailer):
         self.family = sock.family
         self.fd = sock.fileno()
         sock_prepare(self.fd)
+        dgram_prepare(self.fd)
         self.ratio = -1 if ratio is None else ratio
         self.patience = patience
         self.unwrap = unwrap
@@ -124,75 +124,92 @@ cdef class _Dispatcher(_Mailer):
 
     cdef int lead(self, Lead *lead) except -1:
         """Serve until this thread leads no longer, or all is over."""
+        cdef bint begun = False
+        try:
+            while not self.over and self.born == forks:
+                try:
+                    if not begun:
+                        begun = True
+                        self.flush()  # what was gathered before a handler held the leader up
+                        if self.followers == 0 and self.threads < self.workers:
+                            self.server._spawn()
+                    self.lead_on(lead)
+                    return 0
+                except MemoryError:
+                    atomic_set(&self.called, 1)
+                    if not lead_step(lead, 0):
+                        return 0
+                with nogil:
+                    dgram_nap(NO_MEMORY_NAP)
+        finally:
+            if not lead.lost and self.born == forks:
+                try:
+                    self.flush()
+                except MemoryError:
+                    pass  # the next leader does
+                word_change(&self.word, lead.mine, 0)
+                self.ring()
+        return 0
+
+    cdef int lead_on(self, Lead *lead) except -1:
         cdef double now, breathed = 0
         cdef Py_ssize_t got
         cdef bint polled = False
-        try:
-            self.flush()  # what was gathered before a handler held the last leader up
-            if self.followers == 0 and self.threads < self.workers:
-                self.server._spawn()
-            while not self.over and self.born == forks:
-                now = sock_now()
-                if self.called or now >= self.next_at:
-                    atomic_set(&self.called, 0)
-                    self.next_at = self.server._attend(now)
-                    continue
-                if self.later and now >= self.later_at:
-                    self.try_later(now)
-                if now - breathed > BREATH:
-                    breathed = now
-                    with nogil:
-                        pass
-                    PyErr_CheckSignals()
-                if self.at < self.filled:
-                    if self.out and (
-                        self.out == DGRAM_BATCH or self.followers == 0
-                        or now - self.oldest > REPLY_DELAY
-                    ):
-                        # Also where nobody would send them if the next handler blocks.
-                        self.flush()
-                    if not self.serve(lead):
-                        return 0
-                    self.served_once = True
-                    continue
-                self.flush()
-                if self.once and self.served_once:
-                    if not self.later:
-                        self.end()
-                    else:
-                        self.wait(now, 0)
-                    continue
-                if self.later and self.hold_off(now):
-                    with nogil:
-                        dgram_nap(HELD_OFF_NAP)
-                    breathed = now
-                    continue
-                got = dgram_recv(
-                    self.fd, self.inbox, 1 if self.once else self.inbox.count, False)
-                if got > 0:
-                    self.at = 0
-                    self.filled = <int>got
-                    self.errors = 0
-                    polled = False
-                    if self.asleep:
-                        self.ring()
-                elif sock_again(got):
-                    if self.draining and not self.later:
-                        self.server._drained()
-                        continue
-                    if polled and dgram_is_shut(self.fd):
-                        raise ConnectionClosed("the server's socket was shut down")
-                    polled = self.wait(now, SOCK_READ) & SOCK_READ
-                    breathed = sock_now()
-                elif sock_intr(got):
-                    PyErr_CheckSignals()
+        while not self.over and self.born == forks:
+            now = sock_now()
+            if self.called or now >= self.next_at:
+                atomic_set(&self.called, 0)
+                self.next_at = self.server._attend(now)
+                continue
+            if self.later and now >= self.later_at:
+                self.try_later(now)
+            if now - breathed > BREATH:
+                breathed = now
+                with nogil:
+                    pass
+                PyErr_CheckSignals()
+            if self.at < self.filled:
+                if self.out and (
+                    self.out == DGRAM_BATCH or self.followers == 0
+                    or now - self.oldest > REPLY_DELAY
+                ):
+                    # Also where nobody would send them if the next handler blocks.
+                    self.flush()
+                if not self.serve(lead):
+                    return 0
+                self.served_once = True
+                continue
+            self.flush()
+            if self.once and self.served_once:
+                if not self.later:
+                    self.end()
                 else:
-                    self.meet_error(got)
-        finally:
-            if not lead.lost and self.born == forks:
-                self.flush()
-                word_change(&self.word, lead.mine, 0)
-                self.ring()
+                    self.wait(now, 0)
+                continue
+            if self.later and self.hold_off(now):
+                with nogil:
+                    dgram_nap(HELD_OFF_NAP)
+                breathed = now
+                continue
+            got = dgram_recv(
+                self.fd, self.inbox, 1 if self.once else self.inbox.count, False)
+            if got > 0:
+                self.at = 0
+                self.filled = <int>got
+                self.errors = 0
+                polled = False
+            elif sock_again(got):
+                if self.draining and not self.later:
+                    self.server._drained()
+                    continue
+                if polled and dgram_is_shut(self.fd):
+                    raise ConnectionClosed("the server's socket was shut down")
+                polled = self.wait(now, SOCK_READ) & SOCK_READ
+                breathed = sock_now()
+            elif sock_intr(got):
+                PyErr_CheckSignals()
+            else:
+                self.meet_error(got)
         return 0
 
     cdef int wait(self, double now, int want) except -1:
@@ -255,7 +272,7 @@ cdef class _Dispatcher(_Mailer):
                     self.refused += 1
                     return True
                 message, sender.claimed, sender.proxy = message
-        lead_step(lead, 1)
+        self.enter_handler(lead)
         try:
             reply = self.handler(message, sender) if self.pass_sender else (
                 self.handler(message))
@@ -298,8 +315,11 @@ cdef class _Dispatcher(_Mailer):
         if self.born != forks:
             lead.lost = True
             return False
-        lead_step(lead, 1)  # handle_error() may take its time
-        self.server._failed(message, sender.address)
+        self.enter_handler(lead)  # handle_error() may take its time
+        try:
+            self.server._failed(message, sender.address)
+        except MemoryError:
+            pass  # nobody can be told
         return lead_step(lead, 0)
 
     cdef int reply(self, Sender sender, reply, Lead *lead) except -1:
@@ -324,7 +344,7 @@ cdef class _Dispatcher(_Mailer):
         """Send what an iterator gives; it may take its time, and have no end."""
         cdef double now, breathed = sock_now()
         self.flush_if(lead)
-        lead_step(lead, 1)  # all the way, so that another thread goes on with the others
+        self.enter_handler(lead)  # all the way, so that another goes on with the others
         try:
             for one in reply:
                 if self.born != forks:

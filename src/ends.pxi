@@ -32,6 +32,15 @@ cdef class _Descriptors:
             if writer != self.reader:
                 close_descriptor(writer, self.writer_owner)
 
+    # Where pipes cannot be waited for they are used like a foreign object: these block.
+    def recv_into(self, buffer):
+        data = os.read(self.reader, len(buffer))
+        buffer[:len(data)] = data
+        return len(data)
+
+    def send(self, data):
+        return os.write(self.writer, data)
+
     def __repr__(self):
         return f"<descriptors {self.reader}, {self.writer}>"
 
@@ -41,6 +50,16 @@ cdef int close_descriptor(int number, owner) except -1:
         os.close(number)
     else:
         owner.close()
+    return 0
+
+
+cdef int let_block(sock) except -1:
+    """Have a socket that goes back to its owner block as it did: see sock_prepare()."""
+    if SOCK_IS_CHANGED:
+        if isinstance(sock, int):
+            sock_block(sock)
+        elif is_plain(sock) and sock.fileno() >= 0:
+            sock.settimeout(sock.gettimeout())
     return 0
 
 

@@ -75,6 +75,7 @@ cdef class _Files(_Sender):
         self.out_offset = offset + out.taken
         self.out_left = count - out.taken
         self.out_size = count
+        self.out_whole = False
         return 0
 
     cdef object transmit_file(self, progress, Deadline *until):
@@ -105,13 +106,15 @@ cdef class _Files(_Sender):
                 )
             if progress is not None:
                 progress(self.out_size - self.out_left, self.out_size)
-        if not self.format.layout.keep and self.format.layout.trailer_size:
-            memcpy(
-                self.extend_tail(self.format.layout.trailer_size),
-                self.format.layout.trailer, self.format.layout.trailer_size)
+        if not self.out_whole:
+            if not self.format.layout.keep and self.format.layout.trailer_size:
+                memcpy(
+                    self.extend_tail(self.format.layout.trailer_size),
+                    self.format.layout.trailer, self.format.layout.trailer_size)
+            self.out_whole = True
+        self.flush_tail(until)
         self.out_file = None
         self.messages_out += 1
-        self.flush_tail(until)
         return self.out_size
 
     cdef Py_ssize_t send_from(self, int descriptor, Deadline *until) except -1:
@@ -139,16 +142,22 @@ cdef class _Files(_Sender):
 
     cdef object next_to_file(self, file, progress, Deadline *until):
         cdef Py_ssize_t n, held, size
+        cdef object answer  # made before all is done: there may be no memory for it
         if self.file is None:
             self.begin_to_file(file, until)
         elif self.file is not file:
             self.refuse_in_file()
         size = self.message_size()
         while self.file_rest is not None:
-            n = write_some(file, self.file_rest[:READ_AHEAD])
-            self.file_rest = self.file_rest[n:] or None
+            n = min(len(self.file_rest) - self.file_written, READ_AHEAD)
+            part = memoryview(self.file_rest)[self.file_written:self.file_written + n]
+            # Accounted for at once: nothing that may fail comes between.
+            self.file_written += write_some(file, part)
+            left = len(self.file_rest) - self.file_written
+            if left == 0:
+                self.file_rest = None
             if progress is not None:
-                progress(size - self.file_left - len(self.file_rest or b""), size)
+                progress(size - self.file_left - left, size)
         # The trailer is checked before it is written or dropped.
         held = self.format_then.layout.trailer_size - self.head.drop if self.file_left else 0
         while self.file_left > held:
@@ -159,24 +168,27 @@ cdef class _Files(_Sender):
             self.to_file(file, n)
             if progress is not None:
                 progress(size - self.file_left, size)
+        answer = size
         if not self.file_checked:
             self.check_file_trailer(file, held, until)
             self.handed_over()
         self.file = None
-        return size
+        return answer
 
     cdef int begin_to_file(self, file, Deadline *until) except -1:
         """Find the next frame; its message goes to *file* from now on."""
         cdef State state
         self.file_checked = False
+        self.file_rest = None
+        self.file_written = 0
         if self.into != NULL:
             # A receive has begun it in memory.
             if self.format_then.layout.trailer_size > self.head.drop:
-                self.file_rest = memoryview(self.next(until))
+                self.file_rest = self.next(until)
                 self.file_checked = True
                 self.file_left = 0
             else:
-                self.file_rest = memoryview(self.into[:self.got]) if self.got else None
+                self.file_rest = self.into[:self.got] if self.got else None
                 self.file_left = self.message_size() - self.got
                 self.drop_partial()
             self.file = file

@@ -160,7 +160,10 @@ cdef class Format:
 
 @cython.final
 cdef class LengthField(Format):
-    """Unsigned length of 1 to 8 bytes, after *offset* bytes."""
+    """LengthField(width=4, byteorder='big', *, offset=0, counts='rest', header=None, \
+magic=b'', trailer=b'', minimum=0, strip=None, max_frame=...)\n--\n
+    Unsigned length of 1 to 8 bytes, after *offset* bytes.
+    """
 
     cdef readonly int width
     cdef readonly str byteorder
@@ -243,7 +246,9 @@ cdef class LengthField(Format):
 
 @cython.final
 cdef class Varint(Format):
-    """Unsigned LEB128 length after *offset* bytes; over-long forms are refused."""
+    """Varint(*, offset=0, max_bytes=5, strip=None, max_frame=...)\n--\n
+    Unsigned LEB128 length after *offset* bytes; over-long forms are refused.
+    """
 
     cdef readonly int offset
     cdef readonly int max_bytes
@@ -281,7 +286,9 @@ cdef int set_decimal(Format self, bytes terminator, dict options, max_frame) exc
 
 @cython.final
 cdef class Netstring(Format):
-    """Decimal length, colon, payload, comma: `5:hello,`."""
+    """Netstring(*, max_frame=...)\n--\n
+    Decimal length, colon, payload, comma: `5:hello,`.
+    """
 
     def __cinit__(self, *, max_frame=...):
         set_decimal(self, b":", {}, max_frame)
@@ -290,7 +297,9 @@ cdef class Netstring(Format):
 
 @cython.final
 cdef class Decimal(Format):
-    """ASCII decimal length, *terminator*, payload."""
+    """Decimal(terminator, *, max_frame=...)\n--\n
+    ASCII decimal length, *terminator*, payload.
+    """
 
     cdef readonly bytes terminator
 
@@ -303,7 +312,9 @@ cdef class Decimal(Format):
 
 @cython.final
 cdef class ContentLength(Format):
-    """A header block with `Content-Length: N`, an empty line, N bytes."""
+    """ContentLength(*, max_frame=...)\n--\n
+    A header block with `Content-Length: N`, an empty line, N bytes.
+    """
 
     def __cinit__(self, *, max_frame=...):
         self.set_up(CONTENT_LENGTH, {}, {}, max_frame, LARGEST)
@@ -311,7 +322,9 @@ cdef class ContentLength(Format):
 
 @cython.final
 cdef class Delimiter(Format):
-    """Payload, then *delimiter*."""
+    """Delimiter(delimiter=b'\\n', *, keep=False, max_frame=...)\n--\n
+    Payload, then *delimiter*.
+    """
 
     cdef readonly bytes delimiter
     cdef readonly bint keep
@@ -333,7 +346,9 @@ cdef class Delimiter(Format):
 
 @cython.final
 cdef class Fixed(Format):
-    """Every frame is *size* bytes long."""
+    """Fixed(size, *, max_frame=...)\n--\n
+    Every frame is *size* bytes long.
+    """
 
     cdef readonly object size
 
@@ -348,7 +363,9 @@ cdef class Fixed(Format):
 
 @cython.final
 cdef class MultiprocessingConnection(Format):
-    """The wire of `multiprocessing.connection`: `!i`, or -1 and `!Q`, then the payload."""
+    """MultiprocessingConnection(*, max_frame=...)\n--\n
+    The wire of `multiprocessing.connection`: `!i`, or -1 and `!Q`, then the payload.
+    """
 
     def __cinit__(self, *, max_frame=...):
         self.set_up(MULTIPROCESSING, {}, {}, max_frame, LARGEST)
@@ -356,7 +373,9 @@ cdef class MultiprocessingConnection(Format):
 
 @cython.final
 cdef class Raw(Format):
-    """No framing: a message is what one receive returned; it is never empty."""
+    """Raw(*, max_frame=...)\n--\n
+    No framing: a message is what one receive returned; it is never empty.
+    """
 
     def __cinit__(self, *, max_frame=...):
         self.set_up(RAW, {}, {}, max_frame, LARGEST)

@@ -86,6 +86,8 @@ cdef extern from "sockio.h" nogil:
     Py_ssize_t iov_len(const sock_iov *iov)
     double sock_now()
     int sock_prepare(sock_t fd)
+    const bint SOCK_IS_CHANGED
+    void sock_block(sock_t fd)
     Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n)
     Py_ssize_t sock_peek(sock_t fd)
     Py_ssize_t sock_recv_waiting(sock_t fd, sock_iov *iov, int n)
@@ -96,6 +98,7 @@ cdef extern from "sockio.h" nogil:
     Py_ssize_t sock_queued(sock_t fd, bint unread)
     bint sock_is_socket(sock_t fd)
     bint sock_is_nonblocking(sock_t fd)
+    const bint PIPE_HAS_POLL
     Py_ssize_t pipe_read(sock_t fd, char *p, Py_ssize_t n, bint nonblocking)
     Py_ssize_t pipe_write(sock_t fd, const char *p, Py_ssize_t n, bint nonblocking)
     int sock_poll(sock_t reader, sock_t writer, int want, sock_t wake, double seconds)
@@ -110,6 +113,7 @@ cdef extern from "sockio.h" nogil:
     bint owner_glance(size_t *owner)
     const bint GLANCE_TAKES
     long atomic_add(long *n, long value)
+    long long atomic_count(long long *n, long long value)
     long atomic_set(long *n, long value)
     void *atomic_swap(void **slot, void *value)
     bint atomic_put(void **slot, void *value)
@@ -117,6 +121,8 @@ cdef extern from "sockio.h" nogil:
     bint word_change(uint64_t *word, uint64_t expected, uint64_t value)
     const bint MEMORY_IS_LAZY
     void memory_in_large_pages(char *p, Py_ssize_t n)
+    void memory_hide(char *p, Py_ssize_t n)
+    void memory_show(char *p, Py_ssize_t n)
     char *spare_take()
     void spare_give(char *p)
 

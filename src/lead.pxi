@@ -18,6 +18,7 @@ cdef enum:
     QUIET_TICKS = 50          # without a step: then the standby sleeps until it is called
 
 
+cdef long NO_MEMORY_NAP = 10_000  # microseconds, after an allocation that has failed
 cdef long long TICK = 1000    # microseconds between two looks of the standby
 
 
@@ -70,6 +71,12 @@ cdef class _Leadership:
         """Call the standby if it sleeps."""
         if atomic_set(&self.asleep, 0):
             PyThread_release_lock(self.bell)
+
+    cdef void enter_handler(self, Lead *lead) noexcept:
+        """Say that what follows may take its time, and see that the standby looks."""
+        lead_step(lead, 1)
+        if self.asleep:
+            self.ring()
 
     cdef bint take(self, uint64_t expected, Lead *lead) noexcept:
         """Become the leader, if the word still is as *expected*."""

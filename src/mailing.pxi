@@ -77,8 +77,7 @@ cdef class _Mailer(_Leadership):
     cdef double ratio         # of bytes replied to bytes asked, for strangers
     cdef double patience      # seconds that a full queue is tried for
     cdef public bint hurried  # the drain is over: nobody waits for replies any more
-    cdef readonly long messages_out, replies_lost
-    cdef readonly long long bytes_out
+    cdef readonly long long messages_out, replies_lost, bytes_out  # by any thread
 
     def __cinit__(self, handler, bint pass_sender, long workers, server):
         self.server = server
@@ -99,7 +98,7 @@ cdef class _Mailer(_Leadership):
         if not dgram_has_name(&sender.peer):
             return self.lose(sender, data, "reply to nobody", None)
         if not self.within_budget(sender, len(data)):
-            lead_step(lead, 1)  # the server's own function may take its time
+            self.enter_handler(lead)  # the server's own function may take its time
             may = self.may_get(sender, len(data))
             lead_step(lead, 0)
             if not may:
@@ -166,8 +165,8 @@ cdef class _Mailer(_Leadership):
                     self.fd, &self.iov[at], &self.to[at], 1 if self.later else self.out - at)
                 if sent > 0:
                     for i in range(<int>sent):
-                        self.bytes_out += iov_len(&self.iov[at + i])
-                    atomic_add(&self.messages_out, <long>sent)
+                        atomic_count(&self.bytes_out, iov_len(&self.iov[at + i]))
+                    atomic_count(&self.messages_out, sent)
                     at += <int>sent
                 elif not sock_intr(sent):
                     self.settle(at, sent)
@@ -206,7 +205,7 @@ cdef class _Mailer(_Leadership):
         return 0
 
     cdef int lose(self, Sender sender, data, what, error) except -1:
-        atomic_add(&self.replies_lost, 1)
+        atomic_count(&self.replies_lost, 1)
         self.server._lost(what, len(data), sender.address, error)
         return 0
 
@@ -221,8 +220,8 @@ cdef class _Mailer(_Leadership):
         while True:
             sent = dgram_send(self.fd, &iov, &to, 1)
             if sent > 0:
-                atomic_add(&self.messages_out, 1)
-                self.bytes_out += len(data)
+                atomic_count(&self.messages_out, 1)
+                atomic_count(&self.bytes_out, len(data))
                 return 0
             if sock_intr(sent):
                 continue

@@ -28,20 +28,28 @@ cdef class _Memory:
 
     cdef bint grant(self, stream, Py_ssize_t more) except -1:
         """Whether *stream* may take *more* bytes."""
-        if stream not in self.order:
-            self.order[stream] = None
-        if self.used + more > self.limit and next(iter(self.order)) is not stream:
-            self.refused = True
-            return False
-        self.used += more
-        return True
+        with cython.critical_section(self):
+            if stream not in self.order:
+                self.order[stream] = None
+            if self.used + more > self.limit and next(iter(self.order)) is not stream:
+                self.refused = True
+                return False
+            self.used += more
+            return True
+
+    cdef int give_some_back(self, Py_ssize_t n) except -1:
+        """Take *n* bytes back from a stream that has more."""
+        with cython.critical_section(self):
+            self.used -= n
+        return 0
 
     cdef int give_back(self, stream, Py_ssize_t n) except -1:
         """Take back all that *stream* has, which is *n* bytes."""
-        self.used -= n
-        self.order.pop(stream, None)
-        if self.refused:
-            self.refused = False
-            if self.freed is not None:
-                self.freed()
+        cdef bint refused
+        with cython.critical_section(self):
+            self.used -= n
+            self.order.pop(stream, None)
+            refused, self.refused = self.refused, False
+        if refused and self.freed is not None:
+            self.freed()
         return 0

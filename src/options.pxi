@@ -73,7 +73,10 @@ cdef class _Options(_Viewer):
             else self.crypt.hidden())
 
     cdef Py_ssize_t read_ahead(self) noexcept:
-        return self.end - self.start + (self.got if self.into != NULL else 0)
+        cdef Py_ssize_t n = self.end - self.start
+        if self.into != NULL:
+            n += len(self.dropped) + self.got
+        return n
 
     @property
     def unsent(self):

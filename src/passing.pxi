@@ -52,10 +52,8 @@ cdef class _Bundle:
         self.count += later.count
         later.count = 0
 
-    cdef list hand_over(self):
-        cdef list fds = [self.fds[i] for i in range(self.count)]
-        self.count = 0
-        return fds
+    cdef list listed(self):
+        return [self.fds[i] for i in range(self.count)]
 
 
 cdef int take_descriptors(list given, int *numbers) except -1:
@@ -259,7 +257,9 @@ cdef class _Passing(_Files):
         if came is None:
             return message, []
         if came.came <= self.fds_limit and not came.cut:
-            return message, came.hand_over()
+            answer = message, came.listed()
+            came.count = 0  # from here on the caller's to close
+            return answer
         if came.came > self.fds_limit:
             error = FramingError(
                 f"{came.came} descriptors{' or more' if came.cut else ''} came with a "

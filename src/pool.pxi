@@ -44,6 +44,7 @@ cdef Block *pool_take(Py_ssize_t size) noexcept:
             continue
         if size <= block.room and block.room // POOL_SLACK <= size:
             atomic_add(&pooled, -pool_cost(block))
+            memory_show(<char *>(block + 1), block.room)
             return block
         if not atomic_put(&pool[i], block):
             pool_free(block)
@@ -57,6 +58,7 @@ cdef void pool_give(Block *block) noexcept:
     if block.room < POOL_LEAST or cost > POOL_MOST:
         PyMem_RawFree(block)
         return
+    memory_hide(<char *>(block + 1), block.room)
     atomic_add(&pooled, cost)
     for i in range(POOL_COUNT):
         if atomic_add(&pooled, 0) <= POOL_MOST:

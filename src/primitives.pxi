@@ -60,9 +60,10 @@ cdef _OneFrame borrow(sock, Format framing, timeout):
 
 
 cdef int give_back(_Transport port, before) except -1:
-    """Set a foreign object's own timeout again."""
+    """Set a foreign object's own timeout again, and let a socket block."""
     if port.settle is not None and hasattr(port.sock, "gettimeout"):
         port.settle(before)
+    let_block(port.sock)
     return 0
 
 

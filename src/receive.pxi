@@ -16,6 +16,7 @@ cdef extern from "again.h":
     void again_forget_given(again *kept)
     void again_forget(again *kept)
     PyObject *again_one(again *kept, const char *p, Py_ssize_t n)
+    object again_object "again_one"(again *kept, const char *p, Py_ssize_t n)
     void again_begin(again *kept)
     object again_next(again *kept, Py_ssize_t i, const char *p, Py_ssize_t n)
 
@@ -29,6 +30,11 @@ cdef enum:
     HUGE = 32 * 1024 * 1024   # longer ones have pages that malloc() gives to nobody else:
     HUGE_FROM = 8 * 1024 * 1024  # large ones, when there is to be room for so much
 
+
+# What ends a connection in both directions, and is told by the system a single time.
+cdef frozenset TOLD_ONCE = frozenset((
+    errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT, errno.EHOSTUNREACH,
+    errno.ENETUNREACH))
 
 cdef double MEMORY_TICK = 0.01  # for a thread that waits for memory
 
@@ -44,7 +50,6 @@ cdef class _Receiver(_Buffer):
     """Whole messages out of a stream; every step can be resumed after a timeout."""
 
     cdef Format format
-    cdef Turn receiving
     cdef Head head            # of the frame that look() found
     cdef int outcome          # why look() said REFUSED
     cdef bint plain           # frames are, and all there is to a receive is bytes
@@ -59,7 +64,8 @@ cdef class _Receiver(_Buffer):
     cdef _Slab slab
     cdef object file          # what recvfile() is writing to, in mid-frame
     cdef bint file_checked    # its trailer
-    cdef object file_rest     # what it took over from a receive, and has still to write
+    cdef bytes file_rest      # what it took over from a receive, and how much of that
+    cdef Py_ssize_t file_written  # is written
     cdef Py_ssize_t file_left  # bytes that go there by way of the buffer
     cdef bint ended
     cdef bint wound_up        # a receive was made after winding_up
@@ -154,9 +160,8 @@ cdef class _Receiver(_Buffer):
         self.lost = True
         self.rest()
         self.drop_rights()
-        if self.send_error == -errno.ECONNRESET:
-            # The system tells a reset once, and it was told to a send: here it would look
-            # like the end that a peer means.
+        if self.send_error and -self.send_error in TOLD_ONCE:
+            # It was told to a send: here it would look like the end that a peer means.
             self.fail_receive(self.send_error)
         if self.into != NULL:
             raise IncompleteFrame(self.head.skip + self.got + n, self.head.total)
@@ -203,6 +208,14 @@ cdef class _Receiver(_Buffer):
     cdef Py_ssize_t message_size(self) noexcept:
         return self.head.total - self.head.skip - self.head.drop
 
+    cdef int cut_to(self, list messages) except -1:
+        """As cut(), to the end of a list; where that finds no memory nothing is taken."""
+        messages.append(PyBytes_FromStringAndSize(
+            self.buf + self.start + self.head.skip, self.message_size()))
+        self.consume(self.head.total)
+        self.handed_over()
+        return 0
+
     cdef bytes cut(self):
         """Take the next message out of the buffer, where look() has found it WHOLE."""
         cdef bytes message = PyBytes_FromStringAndSize(
@@ -242,6 +255,10 @@ cdef class _Receiver(_Buffer):
             again_forget_given(&self.kept)
             self.drop_buffer()
 
+    cdef bytes kept_bytes(self, const char *p, Py_ssize_t n):
+        """A copy, whose memory is used again when nobody holds it any more."""
+        return again_object(&self.kept, p, n)
+
     cdef void before_sleep(self) noexcept:
         again_forget(&self.kept)
 
@@ -271,27 +288,29 @@ cdef class _Receiver(_Buffer):
         keeps = before >= MANY_SMALL
         if keeps:
             again_begin(&self.kept)
-        while count < most and room >= lay.header:
-            length = read_length(p, lay.width, lay.little)
-            if length < lay.minimum:
-                break
-            length -= lay.surplus
-            if length > <uint64_t>(room - lay.header) or length > lay.limit:
-                break
-            if keeps:
-                message = again_next(
-                    &self.kept, count, <const char *>p + lay.header, <Py_ssize_t>length)
-            else:
-                message = PyBytes_FromStringAndSize(
-                    <const char *>p + lay.header, <Py_ssize_t>length)
-            messages.append(message)
-            p += lay.header + length
-            room -= lay.header + <Py_ssize_t>length
-            count += 1
-        if count:
-            self.consume(before - room)
-            self.messages_in += count
-            self.owed -= min(count, self.owed)
+        try:
+            while count < most and room >= lay.header:
+                length = read_length(p, lay.width, lay.little)
+                if length < lay.minimum:
+                    break
+                length -= lay.surplus
+                if length > <uint64_t>(room - lay.header) or length > lay.limit:
+                    break
+                if keeps:
+                    message = again_next(
+                        &self.kept, count, <const char *>p + lay.header, <Py_ssize_t>length)
+                else:
+                    message = PyBytes_FromStringAndSize(
+                        <const char *>p + lay.header, <Py_ssize_t>length)
+                messages.append(message)
+                p += lay.header + length
+                room -= lay.header + <Py_ssize_t>length
+                count += 1
+        finally:
+            if count:
+                self.consume(before - room)
+                self.messages_in += count
+                self.owed -= min(count, self.owed)
         return 0
 
     cdef void delivered(self) noexcept:
@@ -325,10 +344,16 @@ cdef class _Receiver(_Buffer):
 
         It goes to *into*, or where that is NULL to a new object.
         """
+        self.keep_header()
         if into == NULL:
             room = self.first_room()
             into = self.new_partial(room)
-        return self.begin_at(into, room)
+        self.begin_at(into, room)
+        return 0
+
+    cdef int keep_header(self) except -1:
+        self.dropped = self.buf[self.start:self.start + self.head.skip]
+        return 0
 
     cdef Py_ssize_t first_room(self) except -1:
         """Memory follows the bytes that came, not the length that was announced."""
@@ -342,17 +367,15 @@ cdef class _Receiver(_Buffer):
             room = max(have, 1)
         return room
 
-    cdef int begin_at(self, char *into, Py_ssize_t room) except -1:
+    cdef void begin_at(self, char *into, Py_ssize_t room) noexcept:
         cdef Py_ssize_t have = min(
             self.message_size(), self.end - self.start - self.head.skip)
         self.format_then = self.format
-        self.dropped = self.buf[self.start:self.start + self.head.skip]
         self.into = into
         self.into_room = room
         self.got = have
         memcpy(into, self.buf + self.start + self.head.skip, have)
         self.consume(self.head.skip + have)
-        return 0
 
     cdef char *new_partial(self, Py_ssize_t room) except NULL:
         cdef bytes partial = PyBytes_FromStringAndSize(NULL, room)
@@ -496,10 +519,11 @@ cdef class _Receiver(_Buffer):
                     self.begin(NULL, 0)
             self.fill(until)
 
-    cdef Py_ssize_t next_into(self, char *p, Py_ssize_t n, Deadline *until) except -1:
+    cdef object next_into(self, char *p, Py_ssize_t n, Deadline *until):
         """Receive the next message to *p*; BufferError if *n* bytes are too few."""
         cdef State state = UNKNOWN
         cdef Py_ssize_t size
+        cdef object count  # made before the message is gone: there may be no memory for it
         self.refuse_in_file()
         while True:
             if self.into == NULL:
@@ -510,11 +534,12 @@ cdef class _Receiver(_Buffer):
                 size = self.message_size()
                 if size > n:
                     raise BufferError(f"the message takes {size} bytes, the buffer has {n}")
+                count = size
                 if self.into == NULL and state == WHOLE:
                     memcpy(p, self.buf + self.start + self.head.skip, size)
                     self.consume(self.head.total)
                     self.handed_over()
-                    return size
+                    return count
                 if self.into == NULL and self.is_large():
                     self.begin(p, size)
                 if self.into != NULL and self.is_finished():
@@ -522,7 +547,7 @@ cdef class _Receiver(_Buffer):
                         memcpy(p, self.into, size)
                     self.check_finished()
                     self.drop_partial()
-                    return size
+                    return count
             self.fill(until)
 
     cdef int advance(self) except -1:

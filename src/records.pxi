@@ -28,6 +28,17 @@ cdef dict _REFUSALS = {
         "demands a certificate: make the context with certificate= and key="),
 }
 
+# The first is all that OpenSSL says of any of them since 3.2.
+cdef tuple _DAMAGES = (
+    "RECORD_LAYER_FAILURE", "BAD_RECORD_TYPE", "DATA_LENGTH_TOO_LONG",
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "ENCRYPTED_LENGTH_TOO_LONG",
+    "PACKET_LENGTH_TOO_LONG", "WRONG_VERSION_NUMBER")
+
+
+# There may be no memory for another one.
+cdef object _no_memory = OSError(
+    errno.ENOMEM, "no memory was left in the midst of TLS: close the connection")
+
 
 cdef void lock(PyThread_type_lock which) noexcept:
     if not PyThread_acquire_lock(which, 0):
@@ -65,8 +76,9 @@ cdef class _Records:
     cdef bint drained         # the last receive took all that there was
     cdef Py_ssize_t empty     # bytes fed since something was read
     cdef Py_ssize_t answers   # bytes among the records that OpenSSL sends by itself
-    cdef list records         # on their way out
-    cdef Py_ssize_t record_start  # of the first one
+    cdef list records         # on their way out, behind
+    cdef Py_ssize_t gone      # that have left
+    cdef Py_ssize_t record_start  # of the first that has not
     cdef object failure       # what has ended it
     cdef bint ready           # the handshake is done
     cdef int in_wants         # what a receive, or a send, that would block waits for
@@ -85,6 +97,7 @@ cdef class _Records:
         if sock_keeps_records(self.fd):
             raise io.UnsupportedOperation(
                 "TLS needs a stream, and SOCK_SEQPACKET hands out records")
+        sock_prepare(self.fd)
         self.server_side = server_side
         self.fed = True
         self.in_wants = SOCK_READ
@@ -164,9 +177,18 @@ cdef class _Records:
         return n
 
     cdef int hand_over(self, Py_ssize_t n) except -1:
+        cdef Py_ssize_t before = self.incoming.pending
         self.window.p = self.raw + self.raw_start
         self.window.n = n
-        self.incoming.write(self.window)
+        try:
+            self.incoming.write(self.window)
+        except MemoryError:
+            # It takes all or nothing, and may have found no memory only for saying so.
+            self.failure = _no_memory
+            if self.incoming.pending == before:
+                self.failure = None
+                raise
+            self.failure = None
         self.raw_start += n
         self.fed = True
         return 0
@@ -197,13 +219,12 @@ cdef class _Records:
         if self.outgoing is None:
             return 0
         if self.outgoing.pending:
-            self.records.append(self.outgoing.read())
-        while self.records:
-            n = min(<int>len(self.records), RECORDS)
+            self.keep_record()
+        while self.waiting():
+            n = min(<int>self.waiting(), RECORDS)
             for i in range(n):
-                iov_set(
-                    &iov[i], PyBytes_AS_STRING(self.records[i]),
-                    PyBytes_GET_SIZE(self.records[i]))
+                record = self.records[self.gone + i]
+                iov_set(&iov[i], PyBytes_AS_STRING(record), PyBytes_GET_SIZE(record))
             iov_set(
                 &iov[0], iov_base(&iov[0]) + self.record_start,
                 iov_len(&iov[0]) - self.record_start)
@@ -215,10 +236,29 @@ cdef class _Records:
                 sent -= iov_len(&iov[i])
                 i += 1
             if i:
-                del self.records[:i]
+                self.gone += i
                 self.record_start = 0
+                self.forget_gone()
             self.record_start += sent
         self.answers = 0
+        return 0
+
+    cdef Py_ssize_t waiting(self) noexcept:
+        """How many records wait to leave."""
+        return len(self.records) - self.gone
+
+    cdef int keep_record(self) except -1:
+        """Take what OpenSSL has written; without memory it stays there."""
+        self.records.append(b"")  # first: a record that finds no place would be lost
+        self.records[len(self.records) - 1] = self.outgoing.read()
+        return 0
+
+    cdef int forget_gone(self) except -1:
+        try:
+            del self.records[:self.gone]
+            self.gone = 0
+        except MemoryError:
+            pass  # it goes with the next; to send it again would break the stream
         return 0
 
     cdef int send_answers(self) except -1:
@@ -238,13 +278,32 @@ cdef class _Records:
             self.failure = self.ssl.SSLError(self.ssl.SSL_ERROR_SSL, f"the peer {what}")
         return 0
 
+    cdef bint is_cut(self, exc):
+        """Whether a read has failed with the end of the stream, without a close_notify.
+
+        OpenSSL answers that with an alert. Where the system does not take it any more, it is
+        that failure which OpenSSL tells of, since 3.2.
+        """
+        if isinstance(exc, self.ssl.SSLError):
+            return (
+                isinstance(exc, self.ssl.SSLEOFError)
+                or exc.reason == "UNEXPECTED_EOF_WHILE_READING"
+            )
+        return isinstance(exc, BrokenPipeError) and exc.errno is not None
+
     cdef int fail(self, exc) except -1:
         """Keep what has ended the stream; the alert that tells the peer goes, if it can."""
+        told = exc
         if exc.reason in _REFUSALS:
-            refused = AuthenticationError(f"the peer {_REFUSALS[exc.reason]}")
-            refused.__cause__ = exc
-            exc = refused
-        self.failure = exc
+            told = AuthenticationError(f"the peer {_REFUSALS[exc.reason]}")
+        elif exc.reason in _DAMAGES:
+            told = self.ssl.SSLError(
+                exc.errno,
+                "the peer's bytes are not TLS records, or were changed on their way")
+            told.library, told.reason = exc.library, exc.reason
+        if told is not exc:
+            told.__cause__ = exc
+        self.failure = told
         self.flush()
         return -errno.EPROTO
 

@@ -15,7 +15,6 @@ cdef enum:
 cdef class _Sender(_Receiver):
     """Whole messages into a stream; what is accepted leaves before anything later."""
 
-    cdef Turn sending
     # Bytes of accepted frames that have not left yet; they go before anything else.
     cdef char *tail
     cdef Py_ssize_t tail_room
@@ -25,6 +24,7 @@ cdef class _Sender(_Receiver):
     cdef Py_ssize_t out_offset
     cdef Py_ssize_t out_left
     cdef Py_ssize_t out_size
+    cdef bint out_whole       # the end of its frame has left, or is in the tail
     cdef long long messages_out
     cdef bint duplex          # both turns are this call's: it may receive while it sends
 
@@ -119,6 +119,13 @@ cdef class _Sender(_Receiver):
         self.wait(SOCK_WRITE, until)
         return 0
 
+    cdef int check_sent(self, Py_ssize_t sent) except -1:
+        """Raise if a send has failed; the system tells why only once."""
+        if sent < 0 and not sock_again(sent) and not sock_intr(sent):
+            self.drop_tail()
+            self.fail_send(sent)
+        return 0
+
     cdef int transmit(self, sock_iov *iov, int n, Deadline *until) except -1:
         """Send the tail and then all pieces; whatever does not leave becomes the tail.
 
@@ -164,6 +171,7 @@ cdef class _Sender(_Receiver):
                     return 0
                 if sent > 0:
                     iov_set(&iov[1], small + sent, out.total - sent)
+                self.check_sent(sent)
             return self.transmit(iov, 2, until)
         if out.count > 5:
             iov = <sock_iov *>PyMem_Malloc((out.count + 3) * sizeof(sock_iov))
@@ -217,6 +225,7 @@ cdef class _Sender(_Receiver):
             sent = self.try_send(iov, 1, until)
             if sent > 0:
                 self.tail_start += sent
+            self.check_sent(sent)
         if self.tail_end == self.tail_start:
             self.drop_tail()
             return 0
@@ -247,6 +256,10 @@ cdef class _Sender(_Receiver):
         self.check_can_send()
         self.flush_tail(until)
         return 0
+
+    cdef bint in_file(self) noexcept:
+        """Whether the end of a file's frame is still to come."""
+        return self.out_file is not None and not self.out_whole
 
     cdef int check_can_send(self) except -1:
         if self.send_error:
@@ -411,7 +424,8 @@ cdef class _Sender(_Receiver):
             return 0
         while not self.try_flush():
             self.waits_out += 1
-            ready = self.wait(SOCK_READ | SOCK_WRITE, until)
+            # What came unasked stays where it is, and would wake this for ever.
+            ready = self.wait(SOCK_READ | SOCK_WRITE if self.owed else SOCK_WRITE, until)
             while ready & SOCK_READ and self.owed and self.advance():
                 replies.append(self.next(until))
         return 0

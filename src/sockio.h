@@ -25,8 +25,14 @@ static inline int sock_intr(Py_ssize_t r) { return r == -WSAEINTR; }
 #define SOCK_AGAIN (-WSAEWOULDBLOCK) /* nothing can be done without waiting */
 static inline int sock_again(Py_ssize_t r) { return r == SOCK_AGAIN; }
 
+/* Numbers below Winsock's are C's, and would mean something else to Windows. */
 static inline int sock_raise(Py_ssize_t r) {
-    PyErr_SetExcFromWindowsErr(PyExc_OSError, (int)-r);
+    if (r > -WSABASEERR) {
+        errno = (int)-r;
+        PyErr_SetFromErrno(PyExc_OSError);
+    } else {
+        PyErr_SetExcFromWindowsErr(PyExc_OSError, (int)-r);
+    }
     return -1;
 }
 
@@ -36,6 +42,14 @@ static inline void iov_set(sock_iov *iov, const char *p, Py_ssize_t n) {
 }
 static inline char *iov_base(const sock_iov *iov) { return iov->buf; }
 static inline Py_ssize_t iov_len(const sock_iov *iov) { return (Py_ssize_t)iov->len; }
+
+/* How many of the pieces one call can count the bytes of. */
+static inline int iov_within(const sock_iov *iov, int n) {
+    Py_ssize_t room = INT_MAX - iov_len(iov);
+    int i = 1;
+    while (i < n && iov_len(&iov[i]) <= room) room -= iov_len(&iov[i++]);
+    return i;
+}
 
 static inline double sock_now(void) {
     LARGE_INTEGER count, frequency;
@@ -49,10 +63,21 @@ static inline int sock_prepare(sock_t fd) {
     u_long on = 1;
     return ioctlsocket(fd, FIONBIO, &on) ? -WSAGetLastError() : 0;
 }
+#define SOCK_IS_CHANGED 1
+static inline void sock_block(sock_t fd) {
+    u_long off = 0;
+    ioctlsocket(fd, FIONBIO, &off);
+}
+
+/* Elsewhere a stream that was shut down here is at its end. */
+static inline Py_ssize_t sock_recv_error(void) {
+    int error = WSAGetLastError();
+    return error == WSAESHUTDOWN ? 0 : -error;
+}
 
 static inline Py_ssize_t sock_recv(sock_t fd, sock_iov *iov, int n) {
     DWORD got = 0, flags = 0;
-    if (WSARecv(fd, iov, (DWORD)n, &got, &flags, NULL, NULL)) return -WSAGetLastError();
+    if (WSARecv(fd, iov, (DWORD)n, &got, &flags, NULL, NULL)) return sock_recv_error();
     return (Py_ssize_t)got;
 }
 
@@ -60,7 +85,7 @@ static inline Py_ssize_t sock_peek(sock_t fd) {
     char c;
     WSABUF one = {1, &c};
     DWORD got = 0, flags = MSG_PEEK;
-    if (WSARecv(fd, &one, 1, &got, &flags, NULL, NULL)) return -WSAGetLastError();
+    if (WSARecv(fd, &one, 1, &got, &flags, NULL, NULL)) return sock_recv_error();
     return (Py_ssize_t)got;
 }
 
@@ -71,6 +96,7 @@ static inline Py_ssize_t sock_recv_waiting(sock_t fd, sock_iov *iov, int n) {
 
 static inline Py_ssize_t sock_send(sock_t fd, sock_iov *iov, int n) {
     DWORD sent = 0;
+    n = iov_within(iov, n);
     if (WSASend(fd, iov, (DWORD)n, &sent, 0, NULL, NULL)) return -WSAGetLastError();
     return (Py_ssize_t)sent;
 }
@@ -88,8 +114,14 @@ static inline Py_ssize_t sock_queued(sock_t fd, int unread) {
     return -1;
 }
 
-static inline int sock_is_socket(sock_t fd) { (void)fd; return 1; }
+static inline int sock_is_socket(sock_t fd) {
+    int type, size = sizeof type;
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, (char *)&type, &size) == 0;
+}
 static inline int sock_is_nonblocking(sock_t fd) { (void)fd; return 1; }
+
+/* What reads and writes pipes does not wait for them here. */
+#define PIPE_HAS_POLL 0
 static inline Py_ssize_t pipe_read(sock_t fd, char *p, Py_ssize_t n, int nonblocking) {
     (void)fd; (void)p; (void)n; (void)nonblocking;
     return -WSAEOPNOTSUPP;
@@ -105,7 +137,11 @@ static inline Py_ssize_t sock_sendfile(sock_t fd, int file, long long offset, Py
 #define SOCK_HAS_SENDFILE 0
 
 typedef WSAPOLLFD sock_pollfd;
-#define sock_poll_call WSAPoll
+static inline int sock_poll_call(sock_pollfd *fds, unsigned n, int ms) {
+    if (n) return WSAPoll(fds, n, ms);
+    Sleep(ms < 0 ? INFINITE : (DWORD)ms); /* WSAPoll wants something to wait for */
+    return 0;
+}
 static inline int sock_error(void) { return -WSAGetLastError(); }
 #define SOCK_POLLIN POLLRDNORM
 #define SOCK_POLLOUT POLLWRNORM
@@ -115,12 +151,14 @@ static inline int wake_open(sock_wake *w) {
     /* A UDP socket connected to itself: one descriptor that WSAPoll accepts. */
     struct sockaddr_in a;
     int size = sizeof a;
+    u_long on = 1;
     memset(&a, 0, sizeof a);
     a.sin_family = AF_INET;
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    w->fd = socket(AF_INET, SOCK_DGRAM, 0);
+    w->fd = WSASocketW(AF_INET, SOCK_DGRAM, 0, NULL, 0,
+                       WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
     if (w->fd == INVALID_SOCKET) return -WSAGetLastError();
-    if (bind(w->fd, (struct sockaddr *)&a, sizeof a) ||
+    if (ioctlsocket(w->fd, FIONBIO, &on) || bind(w->fd, (struct sockaddr *)&a, sizeof a) ||
         getsockname(w->fd, (struct sockaddr *)&a, &size) ||
         connect(w->fd, (struct sockaddr *)&a, sizeof a)) {
         int err = -WSAGetLastError();
@@ -133,9 +171,7 @@ static inline int wake_open(sock_wake *w) {
 static inline sock_t wake_fd(const sock_wake *w) { return w->fd; }
 static inline void wake_poke(sock_wake *w) { send(w->fd, "", 1, 0); }
 static inline void wake_clear(sock_wake *w) {
-    u_long on = 1;
     char trash[64];
-    ioctlsocket(w->fd, FIONBIO, &on);
     while (recv(w->fd, trash, sizeof trash, 0) > 0) continue;
 }
 static inline void wake_close(sock_wake *w) { closesocket(w->fd); }
@@ -150,6 +186,9 @@ static inline void owner_drop(size_t *owner) {
 }
 static inline long atomic_add(long *n, long value) {
     return InterlockedExchangeAdd(n, value) + value;
+}
+static inline long long atomic_count(long long *n, long long value) {
+    return InterlockedExchangeAdd64(n, value) + value;
 }
 static inline long atomic_set(long *n, long value) { return InterlockedExchange(n, value); }
 static inline uint64_t word_read(uint64_t *word) {
@@ -227,6 +266,8 @@ static inline int sock_prepare(sock_t fd) {
 #endif
     return 0;
 }
+#define SOCK_IS_CHANGED 0
+static inline void sock_block(sock_t fd) { (void)fd; }
 
 static inline Py_ssize_t sock_recv_flags(sock_t fd, sock_iov *iov, int n, int flags) {
     ssize_t r;
@@ -314,6 +355,7 @@ static inline int sock_is_nonblocking(sock_t fd) {
     return flags != -1 && (flags & O_NONBLOCK) != 0;
 }
 
+#define PIPE_HAS_POLL 1
 static inline int pipe_ready(sock_t fd, short events) {
     struct pollfd p = {.fd = fd, .events = events};
     int r = poll(&p, 1, 0);
@@ -447,6 +489,9 @@ static inline void owner_drop(size_t *owner) {
 static inline long atomic_add(long *n, long value) {
     return __atomic_add_fetch(n, value, __ATOMIC_SEQ_CST);
 }
+static inline long long atomic_count(long long *n, long long value) {
+    return __atomic_add_fetch(n, value, __ATOMIC_SEQ_CST);
+}
 static inline long atomic_set(long *n, long value) {
     return __atomic_exchange_n(n, value, __ATOMIC_SEQ_CST);
 }
@@ -525,6 +570,16 @@ static inline int owner_glance(size_t *owner) { return owner_take(owner, (size_t
 static inline int owner_glance(size_t *owner) { return *owner == 0; }
 #endif
 
+/* Memory that is kept to be used again: to AddressSanitizer it is as good as freed. */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+static inline void memory_hide(char *p, Py_ssize_t n) { ASAN_POISON_MEMORY_REGION(p, n); }
+static inline void memory_show(char *p, Py_ssize_t n) { ASAN_UNPOISON_MEMORY_REGION(p, n); }
+#else
+static inline void memory_hide(char *p, Py_ssize_t n) { (void)p, (void)n; }
+static inline void memory_show(char *p, Py_ssize_t n) { (void)p, (void)n; }
+#endif
+
 /* Read-ahead buffers that no connection holds at the moment, for the next that needs one. */
 enum { SPARE_SIZE = 65536, SPARE_COUNT = 8 };
 static void *spares[SPARE_COUNT];
@@ -532,13 +587,16 @@ static void *spares[SPARE_COUNT];
 static inline char *spare_take(void) {
     for (int i = 0; i < SPARE_COUNT; i++) {
         if (spares[i] == NULL) continue;
-        void *p = atomic_swap(&spares[i], NULL);
-        if (p != NULL) return (char *)p;
+        char *p = (char *)atomic_swap(&spares[i], NULL);
+        if (p == NULL) continue;
+        memory_show(p, SPARE_SIZE);
+        return p;
     }
     return (char *)PyMem_RawMalloc(SPARE_SIZE);
 }
 
 static inline void spare_give(char *p) {
+    memory_hide(p, SPARE_SIZE);
     for (int i = 0; i < SPARE_COUNT; i++)
         if (spares[i] == NULL && atomic_put(&spares[i], p)) return;
     PyMem_RawFree(p);

@@ -103,14 +103,18 @@ cdef class FrameStream(_Options):
             raise ValueError(f"limit is {limit}, expected 1 or more, or None")
         self.enter(&self.receiving, &until)
         try:
-            messages = [self.next(&until)]
-            while len(messages) < most and self.into == NULL:
-                self.pick_all(messages, most - len(messages))
-                if len(messages) == most:
-                    break
-                if self.look() != WHOLE and not self.more_has_come(before):
-                    break
-                messages.append(self.cut())
+            messages = [None]
+            messages[0] = self.next(&until)
+            try:
+                while len(messages) < most and self.into == NULL:
+                    self.pick_all(messages, most - len(messages))
+                    if len(messages) == most:
+                        break
+                    if self.look() != WHOLE and not self.more_has_come(before):
+                        break
+                    self.cut_to(messages)
+            except MemoryError:
+                pass  # for more than these, which would be lost
             return messages
         finally:
             self.leave_receiving()
@@ -360,9 +364,8 @@ cdef class FrameStream(_Options):
         cdef bint accepted = False
         open_message(framing, &out, message, ())
         try:
-            self.enter(&self.receiving, &until)
+            self.enter_both(&until)
             try:
-                self.enter(&self.sending, &until)
                 try:
                     if self.owed:
                         self.settle_debts(&until)
@@ -395,9 +398,8 @@ cdef class FrameStream(_Options):
         cdef Py_ssize_t count = 0
         cdef list replies = []
         try:
-            self.enter(&self.receiving, &until)
+            self.enter_both(&until)
             try:
-                self.enter(&self.sending, &until)
                 try:
                     self.settle_debts(&until)
                     self.begin_send(&until)
@@ -470,11 +472,10 @@ cdef class FrameStream(_Options):
                 is False.
         """
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
-        self.enter(&self.receiving, &until)
+        self.enter_both(&until)
         try:
-            self.enter(&self.sending, &until)
             try:
-                if self.tail_end > self.tail_start or self.out_file is not None:
+                if self.tail_end > self.tail_start or self.in_file():
                     raise RuntimeError(f"{self.unsent} bytes are unsent: call flush() first")
                 if self.file is not None:
                     raise RuntimeError("recvfile() has stopped inside a frame")
@@ -490,10 +491,14 @@ cdef class FrameStream(_Options):
                 self.drop_rights()
                 self.closed = True
                 sock, self.sock = self.sock, _closed
+                if self.can_wake:
+                    wake_poke(&self.wake)
+                self.release_wake()
             finally:
                 self.leave_sending()
         finally:
             self.leave_receiving()
+        let_block(sock)
         return (sock, rest) if leftover else sock
 
 

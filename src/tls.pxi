@@ -66,7 +66,13 @@ cdef class _Tls(_Records):
             for i in range(n):
                 done = 0
                 while done < iov_len(&iov[i]):
-                    got = self.decrypt(iov_base(&iov[i]) + done, iov_len(&iov[i]) - done)
+                    try:
+                        got = self.decrypt(iov_base(&iov[i]) + done, iov_len(&iov[i]) - done)
+                    except MemoryError as exc:
+                        if total == 0:
+                            raise
+                        self.interruption = exc
+                        return total
                     if got <= 0:
                         if self.interruption is not None and total == 0:
                             self.raise_interruption()
@@ -82,8 +88,12 @@ cdef class _Tls(_Records):
         finally:
             if self.raw_start == self.raw_end:
                 self.drop_raw()
-            self.send_answers()
-            self.give()
+            try:
+                self.send_answers()
+            except MemoryError:
+                pass  # they wait for the next call; what was received must be counted
+            finally:
+                self.give()
 
     cdef Py_ssize_t decrypt(self, char *p, Py_ssize_t n) except? -1:
         """Decrypt at least a byte out of what has come, or say why not."""
@@ -96,6 +106,8 @@ cdef class _Tls(_Records):
                 got = self.read(p, n)
                 if not sock_again(got) or self.incoming is None:
                     return got
+                if self.interruption is not None:
+                    return got  # what was handed over has not been read yet
                 self.fed = False
                 if self.empty >= FED:
                     # It may go on like this: whoever waits is to look at the clock.
@@ -133,8 +145,16 @@ cdef class _Tls(_Records):
         if got > 0:
             self.empty = 0
             if got < n and self.incoming is not None:
-                self.fed = self.incoming.pending > 0 or self.plain > 0
+                self.fed = self.plain > 0 or self.in_memory() != 0
         return got
+
+    cdef Py_ssize_t in_memory(self) except? -1:
+        """Bytes that OpenSSL has not read; UNKNOWN_COUNT after an exception, which is kept."""
+        try:
+            return self.incoming.pending
+        except BaseException as exc:
+            self.interruption = exc
+            return UNKNOWN_COUNT
 
     cdef Py_ssize_t left_in_record(self) except? -1:
         """Bytes that are decrypted; what a signal's handler raises meanwhile is kept."""
@@ -145,7 +165,7 @@ cdef class _Tls(_Records):
                 self.interruption = exc
 
     cdef Py_ssize_t read_once(self, char *p, Py_ssize_t n) except? -1:
-        cdef Py_ssize_t before = 0 if self.incoming is None else self.incoming.pending
+        cdef Py_ssize_t before = 0 if self.incoming is None else self.in_memory()
         cdef Py_ssize_t left
         self.window.p = p
         self.window.n = n
@@ -158,12 +178,12 @@ cdef class _Tls(_Records):
             return SOCK_AGAIN
         except self.ssl.SSLZeroReturnError:
             return 0
-        except self.ssl.SSLEOFError:
-            self.ragged = True
-            return 0
-        except self.ssl.SSLError as exc:
-            return self.fail(exc)
         except BaseException as exc:
+            if self.is_cut(exc):
+                self.ragged = True
+                return 0
+            if isinstance(exc, self.ssl.SSLError):
+                return self.fail(exc)
             if is_the_systems(exc):
                 return -exc.errno or -errno.ECONNRESET
             self.interruption = exc
@@ -172,7 +192,7 @@ cdef class _Tls(_Records):
                 return self.plain - left or SOCK_AGAIN
             if self.plain == 0 and left > 0 and n == 1:
                 return 1
-            if left == 0 and self.incoming is not None and self.incoming.pending == before:
+            if left == 0 and self.incoming is not None and 0 <= before == self.in_memory():
                 return SOCK_AGAIN
             # A record of a single byte, or of none: nobody can tell.
             self.failure = OSError(
@@ -219,7 +239,7 @@ cdef class _Tls(_Records):
             total, self.pledged = self.pledged, 0
             skip(iov, n, &i, &offset, total)
             while i < n:
-                while i < n and len(self.records) < RECORDS:
+                while i < n and self.waiting() < RECORDS:
                     p = iov_base(&iov[i]) + offset
                     size = min(iov_len(&iov[i]) - offset, RECORD)
                     if size < RECORD and i + 1 < n:
@@ -276,7 +296,7 @@ cdef class _Tls(_Records):
             raise
         if self.outgoing is not None:
             self.pledged += n
-            self.records.append(self.outgoing.read())
+            self.keep_record()
         return n
 
     cdef bint say_goodbye(self) except -1:

@@ -35,6 +35,7 @@ cdef unsigned int forks = 0
 # A signal that comes between the last look at it and poll() does not end the poll: the
 # main thread, in which handlers run, sleeps no longer than this at a time.
 cdef double NAP = 0.5
+cdef double LOOK = 0.05  # so often a callback that waits for a turn looks for the end
 cdef size_t main_thread = threading.main_thread().ident
 
 
@@ -57,7 +58,7 @@ cdef struct Deadline:
 
 cdef double NO_LIMIT = -1.0
 cdef double NOT_BEGUN = 0.0
-cdef double LONGEST = 1e8  # three years: what a socket's settimeout() takes
+cdef double LONGEST = 2e6  # 23 days: what a socket's settimeout() takes everywhere
 cdef double WINDING_UP_TICK = 0.05
 cdef double SPIN_SLICE = 0.01  # then signals are looked at
 
@@ -89,9 +90,11 @@ cdef class _Transport:
     cdef double spinning
     cdef sock_wake wake
     cdef bint can_wake
+    cdef long watchers        # for whom the wake stays open to the end
     cdef readonly bint closed
     cdef bint ending          # closed by one who could not wait for who is in a call
     cdef bint winding_up      # nothing new is wanted: a receive between frames ends
+    cdef bint cut_off         # both directions were shut down here
     cdef bint renewable       # a client that connects again by itself
     cdef bint renewing        # it is doing so: calls on the old connection end
     cdef int receive_error    # a failed direction stays failed: negative system errors
@@ -102,6 +105,8 @@ cdef class _Transport:
     cdef long long refused_behind
     cdef int waiting_for      # what a call sleeps for: SOCK_READ, SOCK_WRITE
     cdef int foreseen         # receives for which nothing will have come yet
+    cdef Turn receiving       # made by those that take turns
+    cdef Turn sending
     cdef bint lost            # an error that ends the connection has been raised
     cdef unsigned int born    # how many forks there had been
     cdef long long calls_in, waits_in, calls_out, waits_out, bytes_in, bytes_out
@@ -118,10 +123,17 @@ cdef class _Transport:
         if tls is not None:
             self.kind = ENCRYPTED
             self.reader = self.writer = tls.fd
-        elif isinstance(sock, _Descriptors):
-            self.use_descriptors(sock.reader, sock.writer)
-        elif isinstance(sock, int):
-            self.use_descriptors(sock, sock)
+            sock_prepare(self.reader)  # it may have been made to block since
+        elif isinstance(sock, (_Descriptors, int)):
+            if isinstance(sock, int):
+                self.use_descriptors(sock, sock)
+            else:
+                self.use_descriptors(sock.reader, sock.writer)
+            if self.kind == FOREIGN:
+                if limit != NO_LIMIT:
+                    raise ValueError("this system cannot wait for pipes: timeout must be None")
+                if isinstance(sock, int):
+                    sock = _Descriptors(sock, sock)
         elif is_plain(sock):
             self.reader = self.writer = sock.fileno()
             if self.reader == SOCK_BAD:
@@ -145,8 +157,11 @@ cdef class _Transport:
     cdef int use_descriptors(self, sock_t reader, sock_t writer) except -1:
         self.reader = reader
         self.writer = writer
-        if not (sock_is_socket(reader) and sock_is_socket(writer)):
-            self.kind = PIPE
+        if sock_is_socket(reader) and sock_is_socket(writer):
+            sock_prepare(reader)
+            sock_prepare(writer)
+        else:
+            self.kind = PIPE if PIPE_HAS_POLL else FOREIGN
             self.reader_nonblocking = sock_is_nonblocking(reader)
             self.writer_nonblocking = sock_is_nonblocking(writer)
         return 0
@@ -155,9 +170,26 @@ cdef class _Transport:
         self.release_wake()
 
     cdef void release_wake(self) noexcept:
-        if self.can_wake:
+        if self.can_wake and not self.watchers:
             self.can_wake = False
             wake_close(&self.wake)
+        elif self.can_wake and not self.closed:
+            wake_clear(&self.wake)  # connected again
+
+    def _watch(self):
+        """Return what becomes readable at the end, and is nobody else's until `_unwatch`.
+
+        -1: the end has come.
+        """
+        if self.closed:
+            return -1
+        self.hold_wake()
+        atomic_add(&self.watchers, 1)
+        return wake_fd(&self.wake)
+
+    def _unwatch(self):
+        if atomic_add(&self.watchers, -1) == 0 and self.sock is _closed:
+            self.release_wake()
 
     cdef bint is_socket(self) noexcept:
         return self.kind <= ENCRYPTED
@@ -225,16 +257,22 @@ cdef class _Transport:
     cdef int queue_up(self, Turn *turn, Deadline *until) except -1:
         cdef double left
         cdef size_t me = PyThread_get_thread_ident()
+        # In a callback: one of another thread may have that turn, and wait for this one's.
+        cdef bint inside = self.receiving.owner == me or self.sending.owner == me
         if turn.owner == me:
             raise RuntimeError(
                 "this thread is in the middle of such a call on this connection")
         atomic_add(&turn.waiting, 1)
         try:
             while not owner_take(&turn.owner, me):
+                if inside and self.closed:
+                    raise ConnectionClosed("the connection is closed")
                 left = self.remaining(until)
                 if left == 0:
                     raise BlockingIOError(
                         errno.EAGAIN, "another thread is using the connection")
+                if inside:
+                    left = LOOK if left < 0 else min(left, LOOK)
                 pass_gate(turn, left)
                 PyErr_CheckSignals()
         finally:
@@ -253,6 +291,33 @@ cdef class _Transport:
         while not owner_take(&turn.owner, me):
             pass_gate(turn, NO_LIMIT)
         atomic_add(&turn.waiting, -1)
+
+    # A thread that sends may receive meanwhile, as in send_many(conn.recv() ...), and one
+    # that receives may send.  So who needs both turns never waits for one with the other
+    # in hand: those two would wait for each other for ever.
+
+    cdef int enter_both(self, Deadline *until) except -1:
+        cdef size_t me = PyThread_get_thread_ident()
+        self.enter(&self.receiving, until)
+        while not owner_take(&self.sending.owner, me):
+            self.leave(&self.receiving)
+            self.enter(&self.sending, until)
+            if owner_take(&self.receiving.owner, me):
+                return 0
+            self.leave(&self.sending)
+            self.enter(&self.receiving, until)
+        return 0
+
+    cdef void seize_both(self) noexcept:
+        cdef size_t me = PyThread_get_thread_ident()
+        self.seize(&self.receiving)
+        while not owner_take(&self.sending.owner, me):
+            self.leave(&self.receiving)
+            self.seize(&self.sending)
+            if owner_take(&self.receiving.owner, me):
+                return
+            self.leave(&self.sending)
+            self.seize(&self.receiving)
 
     cdef void leave(self, Turn *turn) noexcept:
         owner_drop(&turn.owner)
@@ -358,6 +423,8 @@ cdef class _Transport:
                 # A peer that has only shut its receiving side down does not end the poll:
                 # the caller is to try.
                 return SOCK_WRITE
+            if self.cut_off and want & SOCK_READ and not self.closed:
+                return SOCK_READ  # not every system's poll tells of an end that is ours
 
     # ------------------------------------------------------------ bytes
 
@@ -510,20 +577,31 @@ cdef class _Transport:
         return sent
 
     cdef Py_ssize_t foreign_receive(self, char *p, Py_ssize_t n, Deadline *until) except? -1:
+        cdef Py_ssize_t got
         self.set_foreign_limit(until)
         view = PyMemoryView_FromMemory(p, n, PyBUF_WRITE)
         try:
-            return self.sock.recv_into(view)
+            got = self.sock.recv_into(view)
         finally:
             view.release()
+        return self.possible("recv_into", got, n)
 
     cdef Py_ssize_t foreign_send(self, char *p, Py_ssize_t n, Deadline *until) except? -1:
+        cdef Py_ssize_t sent
         self.set_foreign_limit(until)
         view = PyMemoryView_FromMemory(p, n, PyBUF_READ)
         try:
-            return self.sock.send(view)
+            sent = self.sock.send(view)
         finally:
             view.release()
+        return self.possible("send", sent, n)
+
+    cdef Py_ssize_t possible(self, str method, Py_ssize_t got, Py_ssize_t n) except -1:
+        """What a foreign object's method has returned, if it may be so for *n* bytes."""
+        if not 0 <= got <= n:
+            name = type(self.sock).__name__
+            raise OSError(f"{name}.{method}() returned {got} for {n} bytes")
+        return got
 
     cdef int set_foreign_limit(self, Deadline *until) except -1:
         cdef double left

@@ -25,11 +25,11 @@ cdef struct Turn:
     PyThread_type_lock gate   # locked, but for the moment in which it lets one through
 
 
-cdef int make_turn(Turn *turn) except -1:
-    turn.gate = PyThread_allocate_lock()
-    if turn.gate == NULL:
+cdef int make_turn(Turn *turn, PyThread_type_lock gate) except -1:
+    if gate == NULL:
         raise MemoryError
-    PyThread_acquire_lock(turn.gate, 1)
+    turn.gate = gate
+    PyThread_acquire_lock(gate, 1)
     return 0
 
 

@@ -7,7 +7,7 @@ cdef class _Viewer(_Closer):
     """Receives large messages into memory that has been used before."""
 
     cdef object next_view(self, Deadline *until):
-        """The next message, as something that has it in a buffer; as next()."""
+        """A view of the next message; as next()."""
         cdef State state
         self.refuse_in_file()
         while True:
@@ -31,6 +31,7 @@ cdef class _Viewer(_Closer):
         cdef _Slab slab
         if size < POOL_LEAST:
             return self.begin(NULL, 0)
+        self.keep_header()
         room = self.first_room()
         slab = _Slab.__new__(_Slab)
         if not slab.take(size):
@@ -48,24 +49,30 @@ cdef class _Viewer(_Closer):
         else:
             self.slab.size = self.got
             message = self.slab
+        view = PyMemoryView_FromObject(message)
         self.check_finished()
         self.drop_partial()
-        return message
+        return view
 
     cdef object cut_view(self):
         """As cut()."""
         cdef Py_ssize_t size = self.message_size()
+        cdef const char *p = self.buf + self.start + self.head.skip
         cdef _Slab slab
         if size < POOL_LEAST:
-            return self.cut()
-        slab = _Slab.__new__(_Slab)
-        if not slab.take(size):
-            slab.reserve(size)
-        memcpy(slab.p, self.buf + self.start + self.head.skip, size)
-        slab.size = size
+            message = self.kept_bytes(p, size)
+        else:
+            slab = _Slab.__new__(_Slab)
+            if not slab.take(size):
+                slab.reserve(size)
+            memcpy(slab.p, p, size)
+            slab.size = size
+            message = slab
+        # Before the message is gone: there may be no memory for a view of it.
+        view = PyMemoryView_FromObject(message)
         self.consume(self.head.total)
         self.handed_over()
-        return slab
+        return view
 
     def recv_view(self):
         """Return a context manager that receives the next message, as a read-only memoryview.
@@ -92,24 +99,17 @@ cdef class _View:
 
     def __enter__(self):
         cdef Deadline until = Deadline(self.stream.limit, NOT_BEGUN)
-        cdef PyObject *ready
         if not owner_take(&self.entered, 1):
             raise RuntimeError("one recv_view() is for one message: call it again")
         try:
-            ready = self.stream.at_hand()
-            if ready != NULL:
-                message = <object>ready
-                Py_DECREF(message)
-            else:
-                self.stream.enter(&self.stream.receiving, &until)
-                try:
-                    message = self.stream.next_view(&until)
-                finally:
-                    self.stream.leave_receiving()
+            self.stream.enter(&self.stream.receiving, &until)
+            try:
+                self.view = self.stream.next_view(&until)
+            finally:
+                self.stream.leave_receiving()
         except BaseException:
             owner_drop(&self.entered)
             raise
-        self.view = PyMemoryView_FromObject(message)
         return self.view
 
     def __exit__(self, *_):

@@ -119,7 +119,14 @@ def add_server_security(parser: Parser) -> None:
         help="instead of --authkey: file with a key for each user, in lines of a name and a "
         "key",
     )
-    _add_insecure(group, "--authkey or --users")
+    add(
+        "--insecure",
+        action="store_true",
+        help="do without TLS; with serve: a key between machines, although whoever is on the "
+        "way can read everything and take the connection over; with shell-server: at a "
+        "loopback address only, where every user of the machine can run commands as you if "
+        "there is no key",
+    )
     add(
         "--allow-uid",
         metavar="USER",
@@ -130,8 +137,12 @@ def add_server_security(parser: Parser) -> None:
     )
 
 
-def server_security(options: argparse.Namespace, addresses: list[str]) -> dict[str, Any]:
+def server_security(
+    options: argparse.Namespace, addresses: list[str], keyless: bool = False
+) -> dict[str, Any]:
     """Return what the options for TLS and keys are for a Server at *addresses*.
+
+    With *keyless* `--insecure` may do without a key.
 
     Raises:
         Failure: a file cannot be used, or the options contradict each other.
@@ -145,7 +156,7 @@ def server_security(options: argparse.Namespace, addresses: list[str]) -> dict[s
         if not encrypted and _means_tls(address):
             raise Failure(f"address '{address}' needs a certificate: --certificate", MISUSED)
     has_key = any(file is not None for file in (options.authkey, options.users))
-    _check_insecure(options.insecure, has_key, encrypted)
+    _check_insecure(options.insecure, has_key or keyless, encrypted)
     chosen: dict[str, Any] = {"insecure": options.insecure, "allow_uids": options.allow_uid}
     with _telling_of_files():
         if encrypted:
@@ -209,7 +220,12 @@ def add_client_security(parser: Parser) -> None:
         default="",
         help="whose key that is, for a server with --users",
     )
-    _add_insecure(group, "--authkey")
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow --authkey without TLS between machines, although whoever is on the way "
+        "can read everything and take the connection over",
+    )
 
 
 def context_arguments(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -290,15 +306,6 @@ def _add_own_certificate(group: Any, what: str) -> None:
 
 def _add_tls12(group: Any) -> None:
     group.add_argument("--tls12", action="store_true", help="allow TLS 1.2 besides 1.3")
-
-
-def _add_insecure(group: Any, keys: str) -> None:
-    group.add_argument(
-        "--insecure",
-        action="store_true",
-        help=f"allow {keys} without TLS between machines, although whoever is on the way can "
-        "read everything and take the connection over",
-    )
 
 
 def _check_insecure(insecure: bool, has_key: bool, encrypted: bool) -> None:

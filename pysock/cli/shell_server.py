@@ -210,7 +210,7 @@ def _chosen(options: argparse.Namespace, addresses: list[str]) -> dict[str, Any]
         "max_output": options.max_output,
         "limits": dict(options.limit) or None,
         "cwd": options.cwd,
-        **server_security(options, addresses),
+        **server_security(options, addresses, keyless=True),
     }
     return {name: value for name, value in chosen.items() if value is not None}
 
@@ -322,8 +322,6 @@ def _usage(options: argparse.Namespace, address: str) -> str:
         words.append("--user NAME")
     if options.authkey is not None or options.users is not None:
         words.append("--authkey FILE")
-    if options.insecure:
-        words.append("--insecure")
     command = shlex.quote(options.allow[0]) if options.allow else "uname -a"
     return " ".join([*words, "--", command])
 

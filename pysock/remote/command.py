@@ -115,6 +115,8 @@ class Command:
         if self._more:
             self._hear()
         free = self._flush()
+        if free and self.exit is not None:
+            return  # the last word got away just now: nothing else is to come
         self._watch_all(free)
         for descriptor, events in self._poll.poll(self._timeout(free)):
             if descriptor == self.connection.fileno():

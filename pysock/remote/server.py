@@ -119,6 +119,7 @@ class RemoteServer(Server):
             send_timeout=None,  # and who reads slowly holds up only its own command
             tls=tls,
             authkey=authkey,
+            insecure=insecure,
             **options,
         )
         try:

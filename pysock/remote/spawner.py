@@ -41,6 +41,7 @@ REPLY = struct.Struct(">ciH")
 LADDER = ((0.0, signal.SIGHUP), (1.0, signal.SIGTERM), (5.0, signal.SIGKILL))
 AGAIN = 0.1  # how soon after a KILL to look for whoever was just being born
 TRIES = 20
+IN_VAIN = 3  # KILLs, before those who multiply are stopped first
 SOFT_FILES = 1024  # what programs expect; the server has more
 LONGEST_PATH = 4096  # of what is told
 RARELY = 0.05  # seconds between two looks at all processes, at least
@@ -68,11 +69,13 @@ class Command:
         self.pid = process.pid
         self.token = order.token
         self.control: socket.socket | None = control
+        self.heard = b""  # half a word
         self.exited = False
         self.began: float | None = None  # ending it
         self.step = 0
         self.tries = TRIES
         self.known: dict[int, int] = {}  # strays seen, and when they started
+        self.grows = False  # there was somebody new at the last look
 
     def due(self) -> float | None:
         """Return when the next step of its end is due."""
@@ -169,7 +172,8 @@ def survivors(
     }
     for pid in [command.pid, *own]:
         own |= descendants(table, pid)
-    command.known = {pid: table[pid].started for pid in own}
+    before, command.known = command.known, {pid: table[pid].started for pid in own}
+    command.grows = any(before.get(pid) != started for pid, started in command.known.items())
     return {pid for pid in own if table[pid].alive}
 
 
@@ -319,10 +323,14 @@ class Spawner:
         now = time.monotonic()
         if not words:
             self.let_go(command, ending=True)
-        rest = iter(words)
+        rest = iter(command.heard + words)
+        command.heard = b""
         for word in rest:
             if word == ord("S"):
-                self.signal(command, next(rest, 0))
+                if (number := next(rest, None)) is None:
+                    command.heard = b"S"  # the number is still on its way
+                else:
+                    self.signal(command, number)
             elif word == ord("E"):
                 command.end(now)
             elif word == ord("K"):
@@ -406,6 +414,10 @@ class Spawner:
         """Take one step; return whether another may follow at once."""
         last = command.step >= len(LADDER) - 1
         number = LADDER[-1][1] if last else LADDER[command.step][1]
+        if last and command.grows and command.tries <= TRIES - IN_VAIN:
+            # Who is stopped has no children, and keeps its place under the limit: soon there
+            # is nobody new, and all die together.
+            number = signal.SIGSTOP
         self.signal(command, number)
         for pid in alive:
             send_to(pid, command.known[pid], number)
