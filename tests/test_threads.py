@@ -20,7 +20,12 @@ from pysock import Connection
 from pysock.errors import ConnectionClosed
 from pysock.framing import LengthField, Netstring
 
-ends, own_ends, tight_ends = peers.ends, peers.own_ends, peers.tight_ends
+bare_ends, ends, own_ends, tight_ends = (
+    peers.bare_ends,
+    peers.ends,
+    peers.own_ends,
+    peers.tight_ends,
+)
 few_ends, paired_ends, receive = peers.few_ends, peers.paired_ends, peers.receive
 
 FIELD = LengthField()
@@ -42,6 +47,7 @@ def counted(messages: list[bytes], senders: int) -> list[int]:
     return seen
 
 
+@pytest.mark.case("C01")
 def test_two_senders_of_large_messages_never_interleave(ends):
     """C01"""
     conn, other = (end.connection() for end in ends)
@@ -56,6 +62,7 @@ def test_two_senders_of_large_messages_never_interleave(ends):
         task.finish()
 
 
+@pytest.mark.case("C01")
 def test_senders_of_all_kinds_never_interleave(tight_ends):
     """C01"""
     conn, other = (end.connection(Netstring()) for end in tight_ends)
@@ -79,6 +86,7 @@ def test_senders_of_all_kinds_never_interleave(tight_ends):
         task.finish()
 
 
+@pytest.mark.case("P07", "C01")
 def test_senders_that_time_out_leave_whole_frames(tight_ends):
     """C01, P07: who is told `accepted` is on the wire, and nobody else"""
     conn, peer = tight_ends[0].connection(timeout=SHORT / 4), tight_ends[1]
@@ -108,6 +116,7 @@ def test_senders_that_time_out_leave_whole_frames(tight_ends):
     assert Counter(received[:-1]) == +accepted
 
 
+@pytest.mark.case("C02")
 def test_two_receivers_get_whole_messages(ends):
     """C02"""
     conn, other = (end.connection() for end in ends)
@@ -127,6 +136,7 @@ def test_two_receivers_get_whole_messages(ends):
     assert sorted(received) == sorted(messages)
 
 
+@pytest.mark.case("C02")
 def test_receivers_of_all_kinds_get_whole_messages(few_ends, receive):
     """C02"""
     conn, other = (end.connection() for end in few_ends)
@@ -144,6 +154,7 @@ def test_receivers_of_all_kinds_get_whole_messages(few_ends, receive):
     assert sorted(received) == sorted(messages)
 
 
+@pytest.mark.case("C03")
 def test_duplex_traffic_of_random_sizes(ends):
     """C03"""
     conns = [end.connection() for end in ends]
@@ -172,6 +183,7 @@ def test_duplex_traffic_of_random_sizes(ends):
     assert all(task.finish(3 * LONG) > 10 for task in taking)
 
 
+@pytest.mark.case("C03")
 def test_sender_is_not_held_up_by_a_receiver_that_waits(own_ends):
     """C03"""
     conn, peer = own_ends[0].connection(timeout=LONG), own_ends[1]
@@ -196,6 +208,7 @@ def test_thread_that_waits_lets_others_run(own_ends):
 # ------------------------------------------------------------ buffers that others hold too
 
 
+@pytest.mark.case("C09")
 def test_buffer_cannot_be_resized_while_it_is_sent(own_ends):
     """C09"""
     conn, peer = own_ends[0].connection(), own_ends[1]
@@ -208,6 +221,7 @@ def test_buffer_cannot_be_resized_while_it_is_sent(own_ends):
     message.extend(b"more")
 
 
+@pytest.mark.case("C09")
 def test_buffer_cannot_be_resized_while_it_is_filled(own_ends):
     """C09"""
     conn, peer = own_ends[0].connection(), own_ends[1]
@@ -222,6 +236,7 @@ def test_buffer_cannot_be_resized_while_it_is_filled(own_ends):
     buffer.clear()
 
 
+@pytest.mark.case("C09", "K07")
 @pytest.mark.parametrize("call", ["send", "send_many", "request", "recv_into"])
 def test_buffer_is_let_go_when_the_call_fails(own_ends, call):
     """C09"""
@@ -237,6 +252,7 @@ def test_buffer_is_let_go_when_the_call_fails(own_ends, call):
     message.clear()
 
 
+@pytest.mark.case("C09")
 def test_buffer_changed_while_it_is_sent_keeps_the_frames_in_step(own_ends):
     """C09"""
     conn, peer = own_ends[0].connection(), own_ends[1]
@@ -290,6 +306,67 @@ def test_receiving_inside_a_batch_that_is_sent_is_allowed(ends):
     peer.write(FIELD.encode(b"a") + FIELD.encode(b"b"))
     assert conn.send_many(conn.recv() for _ in range(2)) == 2
     assert peer.read(10) == FIELD.encode(b"a") + FIELD.encode(b"b")
+
+
+@pytest.mark.parametrize("other", ["request", "request_many", "detach", "close"])
+def test_receiving_inside_a_batch_while_another_thread_wants_both_turns(bare_ends, other):
+    """Who has the turn to send waits for that to receive: nobody may do it the other way"""
+    conn, peer = bare_ends[0].connection(), bare_ends[1]
+    asks = other.startswith("request")
+    inside, go_on = threading.Event(), threading.Event()
+
+    def some() -> Any:
+        inside.set()
+        assert go_on.wait(LONG)
+        yield conn.recv()
+
+    receiving = asleep(conn, conn.recv)
+    sending = Task(conn.send_many, some())
+    assert inside.wait(LONG)
+    calls = {"request": (b"?",), "request_many": ([b"?"],), "detach": (), "close": ()}
+    wanting = Task(getattr(conn, other), *calls[other])
+    time.sleep(SHORT)  # it waits, for whatever turn it wants first
+    go_on.set()
+    time.sleep(SHORT)
+    if other == "close":
+        for task in (receiving, sending):
+            with pytest.raises(ConnectionClosed):
+                task.finish(PROMPT)
+        wanting.finish(PROMPT)
+        return
+    messages = [b"a", b"b", b"c"][: 2 + asks]
+    peer.write(b"".join(map(FIELD.encode, messages)))
+    sent = FIELD.decoder().feed(peer.read(5 * (1 + asks)))
+    assert sending.finish(PROMPT) == 1
+    seen, found = [receiving.finish(PROMPT)], wanting.finish(PROMPT)
+    if asks:
+        sent.remove(b"?")
+        seen += found if isinstance(found, list) else [found]
+    else:
+        found.close()
+    assert sorted(seen + sent) == messages
+
+
+def test_close_ends_callbacks_that_wait_for_each_other(bare_ends):
+    """One receives and would send, one sends and would receive: only an end helps them"""
+    conn, peer = bare_ends[0].connection(), bare_ends[1]
+    peer.write(FIELD.encode(b"file"))
+    start = threading.Barrier(2, timeout=LONG)
+
+    def send(so_far: int, size: int) -> None:
+        start.wait()
+        conn.send(b"x")
+
+    def received() -> Any:
+        start.wait()
+        yield conn.recv()
+
+    tasks = [Task(conn.recvfile, io.BytesIO(), send), Task(conn.send_many, received())]
+    time.sleep(SHORT)
+    with background(conn.close):
+        for task in tasks:
+            with pytest.raises(ConnectionClosed):
+                task.finish(PROMPT)
 
 
 def test_closing_inside_a_callback_of_the_connection(ends):
