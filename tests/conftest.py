@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import gc
+import faulthandler
 import os
 import shutil
+import signal
 import socket
 import sys
+import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import leaks
+import pysock
+from apart import apart, give_each_its_own, is_parallel, thin_out
+from pysock import handshake
+
+leaks.note_paths()
+
 # Limits in tests are multiplied by this: a slow machine sets it above 1.
 TIME_FACTOR = float(os.environ.get("PYSOCK_TEST_TIME_FACTOR", "1"))
+
+# Where each instruction is interpreted, as by valgrind, hypothesis has to try less.
+if examples := os.environ.get("PYSOCK_TEST_EXAMPLES"):
+    import hypothesis
+
+    hypothesis.settings.register_profile(
+        "few",
+        max_examples=int(examples),
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("few")
 
 
 def _has_ipv6() -> bool:
@@ -28,11 +48,47 @@ def _has_ipv6() -> bool:
     return True
 
 
+def _is_wine() -> bool:
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    return hasattr(ctypes.windll.ntdll, "wine_get_version")
+
+
+# What a shell runs in the background, or nohup, ignores some of these, and so does all that
+# we start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.platform != "win32":
+    for _number in (signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(_number) is signal.SIG_IGN:
+            signal.signal(_number, signal.SIG_DFL)
+
+if sys.platform == "win32":  # these would only be skipped, or need other programs
+    collect_ignore_glob = (Path(__file__).parent / "posix_only.txt").read_text().split()
+    # The system does not tell what is on its way, so a close waits for the peer's own: where
+    # a test has that come later, not for long.
+    for _cls in (pysock.Connection, pysock.Client, pysock.Server):
+        _cls.__init__.__kwdefaults__["linger"] = 0.5
+    # Nor must a client that is slow, as all is, be taken for one that keeps others out.
+    for _patience in ("_SILENCE", "_PATIENCE", "_LONG_PATIENCE"):
+        setattr(handshake, _patience, getattr(handshake, _patience) * TIME_FACTOR)
+
+WINE = _is_wine()  # which is Windows for all else
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
 unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
 ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="no IPv6 here")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="as POSIX has it")
+pipes = pytest.mark.skipif(sys.platform == "win32", reason="pipes that nobody can wait for")
+TELLS_LENGTH = sys.platform == "linux"  # of a datagram that was cut
 
-_FD_FOLDERS = [folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)]
+unlike_wine = pytest.mark.skipif(WINE, reason="wine does it in its own way")
+resets = pytest.mark.skipif(WINE, reason="wine may tell of an end where there was a reset")
+told_queue = pytest.mark.skipif(
+    sys.platform == "win32", reason="the system does not tell what is on its way"
+)
 
 
 def require_peer(name: str) -> str:
@@ -46,36 +102,48 @@ def require_peer(name: str) -> str:
     return path
 
 
-def _descriptors() -> set[tuple[int, int, int]]:
-    found = set()
-    for name in os.listdir(_FD_FOLDERS[0]) if _FD_FOLDERS else ():
-        with contextlib.suppress(OSError):  # the listing's own, closed by now
-            info = os.fstat(int(name))
-            found.add((int(name), info.st_dev, info.st_ino))
-    return found
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if is_parallel(config):
+        thin_out(items)
+        give_each_its_own(items)
 
 
-def _describe(fd: int) -> str:
-    try:
-        return f"{fd} -> {os.readlink(f'{_FD_FOLDERS[0]}/{fd}')}"
-    except OSError:
-        return str(fd)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Those take longer than `faulthandler_timeout` with nothing wrong.
+    if item.get_closest_marker("slow"):
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have temporary files made where nobody else makes any, so that all can be seen."""
+    tmp_path_factory.getbasetemp()  # which pytest keeps, and is not to be in there
+    before = {name: os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")}
+    with tempfile.TemporaryDirectory(prefix="pysock-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o711)  # as /tmp lets other users pass
+        os.environ.update(dict.fromkeys(before, folder))
+        tempfile.tempdir = None  # found anew
+        yield
+    tempfile.tempdir = None
+    for name, value in before.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value
 
 
 @pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
-    """Fail the test that leaves a descriptor or a thread behind (K01, K02)."""
-    descriptors, threads = _descriptors(), set(threading.enumerate())
+def no_leaks(_own_temporary: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that leaves something behind (K01, K02, K03, K08).
+
+    These are descriptors, threads, children, temporary files, and paths of Unix sockets.
+    """
+    before = leaks.held()
     yield
-    end = time.monotonic() + 5 * TIME_FACTOR
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    running = sorted(thread.name for thread in set(threading.enumerate()) - threads)
-    if _descriptors() - descriptors:
-        gc.collect()  # what only garbage holds is not lost
-    opened = [_describe(fd) for fd, _, _ in sorted(_descriptors() - descriptors)]
-    if opened or running:
-        pytest.fail(f"left behind: descriptors {opened}, threads {running}")
+    if request.node.get_closest_marker("leaves_path"):
+        leaks.bound.clear()
+    left = leaks.left_behind(before, 5 * TIME_FACTOR)
+    if left:
+        pytest.fail(f"left behind: {left}")
 
 
 def _listener(kind: str, folder: Path) -> socket.socket:
@@ -84,9 +152,22 @@ def _listener(kind: str, folder: Path) -> socket.socket:
     if kind == "tcp6":
         return socket.create_server(("::1", 0), family=socket.AF_INET6)
     sock = socket.socket(socket.AF_UNIX)
-    sock.bind(str(folder / "s"))
+    sock.bind(str(folder / f"s{threading.get_native_id()}"))
     sock.listen()
     return sock
+
+
+@contextlib.contextmanager
+def _connected(kind: str, folder: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
+    if kind == "socketpair":
+        a, b = socket.socketpair()
+    else:
+        with _listener(kind, folder) as listener:
+            a = socket.socket(listener.family)
+            a.connect(listener.getsockname())
+            b, _ = listener.accept()
+    with a, b:
+        yield a, b
 
 
 @pytest.fixture(
@@ -101,15 +182,8 @@ def pair(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Two connected plain stream sockets, over each kind of transport."""
-    if request.param == "socketpair":
-        a, b = socket.socketpair()
-    else:
-        with _listener(request.param, tmp_path) as listener:
-            a = socket.socket(listener.family)
-            a.connect(listener.getsockname())
-            b, _ = listener.accept()
-    with a, b:
-        yield a, b
+    with apart(request, lambda: _connected(request.param, tmp_path)) as both:
+        yield both
 
 
 @pytest.fixture
