@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from peers import LONG
+from pysock import tls
+
+pytest.importorskip("cryptography", reason="no build of cryptography for this Python")
+
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-
-from peers import LONG
-from pysock import tls
 
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.UTC)

@@ -86,6 +86,8 @@ class Asker:
                 if isinstance(self.to, bytes)
                 else f"{self.to}-{number}"
             )
+        if str(name[0]).startswith("::ffff:"):
+            self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         self.sock.bind(name)
 
     def send(self, *messages: bytes | bytearray) -> None:

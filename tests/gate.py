@@ -93,7 +93,7 @@ def connected(server: pysock.Server, room: int = 0) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         sock.settimeout(SOON)
         sock.connect(server.server_address)
-        if sock.family != socket.AF_UNIX:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         sock.close()
@@ -120,7 +120,7 @@ def ended(sock: socket.socket) -> bool:
     """Whether nothing but the end comes, be it a sudden one."""
     try:
         return sock.recv(1) == b""
-    except (ConnectionResetError, ssl.SSLEOFError):
+    except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):
         return True
 
 

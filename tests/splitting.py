@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ipv6, unix
 
-GONE = (ConnectionResetError, BrokenPipeError)
+GONE = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 FAMILIES = [
     pytest.param("AF_UNIX", marks=unix),

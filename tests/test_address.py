@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import unix
 from pysock.address import Address, format_peer, parse
 
 LONGEST = 107 if sys.platform == "linux" else 103
@@ -46,7 +47,6 @@ PARSED = [
     ("./a://b", Address("unix", path="./a://b"), "unix:./a://b"),
     ("\0name", Address("unix", path="\0name"), "unix:@name"),
     (b"\0name", Address("unix", path="\0name"), "unix:@name"),
-    (b"/run/\xff", Address("unix", path="/run/\udcff"), "unix:///run/\udcff"),
     (Path("a.sock"), Address("unix", path="a.sock"), "unix:a.sock"),
     ("/" + "x" * (LONGEST - 1), Address("unix", path="/" + "x" * (LONGEST - 1)), None),
     ("fd://3", Address("fd", fd=3), "fd://3"),
@@ -54,6 +54,8 @@ PARSED = [
     ("fd://my app.socket", Address("fd", "my app.socket"), "fd://my app.socket"),
     ("fd://3d", Address("fd", "3d"), "fd://3d"),
 ]
+if sys.platform != "win32":  # where all paths are UTF-8
+    PARSED.append((b"/run/\xff", Address("unix", path="/run/\udcff"), "unix:///run/\udcff"))
 
 
 @pytest.mark.parametrize(("given", "expected", "url"), PARSED)
@@ -128,6 +130,8 @@ REFUSED = [
     ("[fe80::1%]:80", "address '[fe80::1%]:80': no zone after '%'; as in 'fe80::1%eth0'"),
     (("::zz", 80), "address ('::zz', 80): '::zz' is no IPv6 number; "),
     (("[::1]", 80), "address ('[::1]', 80): '[::1]' is no IPv6 number; "),
+    (("::\0", 80), "address ('::\\x00', 80): '::\\x00' is no IPv6 number; "),
+    (("::\udcff", 80), "address ('::\\udcff', 80): '::\\udcff' is no IPv6 number; "),
     (
         "tcp://user@host:80",
         "address 'tcp://user@host:80': host 'user@host' holds what no name can; as in ",
@@ -150,6 +154,11 @@ REFUSED = [
     ("unix:@", "address 'unix:@': no path; "),
     (b"", "address b'': no path; "),
     ("/run/a\0b", "address '/run/a\\x00b': NUL in the path; leave it out"),
+    pytest.param(
+        "/run/\ud800",
+        "address '/run/\\ud800': the path holds '\\ud800', as no file name can; leave it out",
+        marks=unix,
+    ),
     ("fd://", "descriptor '' is not a number "),
     ("fd://-1", "descriptor '-1' is not a number from 0 to 2147483647; "),
     ("fd://4294967296", "descriptor '4294967296' is not a number "),
@@ -167,6 +176,7 @@ def test_parse_says_what_is_wrong_and_what_to_write(given, message):
         parse(given)
 
 
+@pytest.mark.case("X04")
 @pytest.mark.parametrize(
     "given",
     ["/x" + "ü" * (LONGEST // 2), "unix:@xx" + "ü" * (LONGEST // 2)],
@@ -214,3 +224,17 @@ def test_parse_refuses_other_types(given, message):
 )
 def test_format_peer_is_one_harmless_line(sockaddr, shown):
     assert format_peer(sockaddr) == shown
+
+
+def test_address_is_a_value():
+    """It can be a key, and nobody changes it behind another's back."""
+    address = Address("tcp", "::1", 80)
+    assert {address: 1}[parse("[::1]:80")] == 1
+    assert repr(address).startswith("Address('tcp', '::1', 80")
+    assert address != Address("tls", "::1", 80)
+    assert address != ("tcp", "::1", 80, "", -1)
+    with pytest.raises(AttributeError, match="an Address cannot be changed: port"):
+        address.port = 81  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="an Address cannot be changed: port"):
+        del address.port
+    assert address.port == 80

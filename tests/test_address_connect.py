@@ -46,6 +46,7 @@ def test_connect_gives_a_socket_that_never_blocks_and_is_not_inherited():
         assert not listener.get_inheritable()
 
 
+@pytest.mark.case("P22")
 def test_connect_refused_names_the_address_p22():
     taken, port = deaf_port()
     with taken, pytest.raises(ConnectionRefusedError) as caught:
@@ -55,6 +56,7 @@ def test_connect_refused_names_the_address_p22():
     assert "127.0.0.1" not in caught.value.strerror.partition(f":{port}: ")[2]
 
 
+@pytest.mark.case("P22")
 @linux
 def test_connect_unreachable_is_told_apart_p22():
     with pytest.raises(OSError, match="tcp://224.0.0.1:9: Network is unreachable") as caught:
@@ -62,6 +64,7 @@ def test_connect_unreachable_is_told_apart_p22():
     assert caught.value.errno == errno.ENETUNREACH
 
 
+@pytest.mark.case("P22")
 @unix
 def test_connect_to_a_missing_path_says_so_p22(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
@@ -70,6 +73,7 @@ def test_connect_to_a_missing_path_says_so_p22(tmp_path):
     assert caught.value.strerror == expected + "no server has made this path"
 
 
+@pytest.mark.case("P22")
 @unix
 def test_connect_to_a_stale_path_says_so_p22(tmp_path):
     with socket.socket(socket.AF_UNIX) as dead:
@@ -80,6 +84,7 @@ def test_connect_to_a_stale_path_says_so_p22(tmp_path):
     assert caught.value.strerror == expected + "no server listens on this path any more"
 
 
+@pytest.mark.case("P22")
 @linux
 def test_connect_to_a_full_backlog_waits_until_the_deadline_p22(full_backlog):
     began = time.monotonic()
@@ -90,6 +95,7 @@ def test_connect_to_a_full_backlog_waits_until_the_deadline_p22(full_backlog):
     assert str(caught.value) == expected + "its backlog was full all the time"
 
 
+@pytest.mark.case("P22")
 @linux
 @pytest.mark.parametrize("timeout", [None, 30])
 def test_connect_to_a_full_backlog_goes_on_when_there_is_room_p22(
@@ -118,6 +124,7 @@ def test_connect_to_an_unknown_name_keeps_the_resolvers_error(monkeypatch):
     )
 
 
+@pytest.mark.case("P23")
 def test_connect_goes_on_to_the_next_address_p23(resolved):
     """P23: the name means ::1 and 127.0.0.1, only IPv4 is listened on."""
     with listen("127.0.0.1:0") as listener:
@@ -127,6 +134,7 @@ def test_connect_goes_on_to_the_next_address_p23(resolved):
             assert sock.getpeername() == ("127.0.0.1", port)
 
 
+@pytest.mark.case("P23")
 def test_connect_tells_every_failure_p23(resolved):
     (one, port), (other, last) = deaf_port(), deaf_port()
     resolved(("127.0.0.1", port), ("127.0.0.1", last))
@@ -169,6 +177,7 @@ def test_connect_to_a_name_without_addresses_fails(resolved):
         connect("name.example:9")
 
 
+@pytest.mark.case("P21")
 @linux
 def test_connect_gives_up_at_the_deadline_when_nobody_answers_p21(silent):
     """P21: a dropped SYN costs the timeout, not the system's two minutes."""
@@ -182,6 +191,7 @@ def test_connect_gives_up_at_the_deadline_when_nobody_answers_p21(silent):
     assert re.fullmatch(expected, str(caught.value))
 
 
+@pytest.mark.case("P21")
 @linux
 def test_connect_has_one_deadline_for_all_addresses_p21(silent, resolved):
     resolved(silent, silent, silent)

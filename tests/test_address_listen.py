@@ -34,6 +34,7 @@ def test_listen_without_a_host_takes_both_families():
         assert reaches(("::1", port), listener)
 
 
+@pytest.mark.case("X01")
 def test_listen_without_a_host_takes_ipv4_where_there_is_no_dual_stack(monkeypatch):
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     with listen("tcp://:0") as listener:
@@ -57,6 +58,7 @@ def test_listen_on_a_taken_port_names_it(reuse_address):
     assert caught.value.errno == errno.EADDRINUSE
 
 
+@pytest.mark.case("D19")
 @linux
 @pytest.mark.parametrize("reuse_address", [True, False])
 def test_listen_again_while_old_connections_linger_d19(reuse_address):
@@ -91,3 +93,11 @@ def test_listen_on_an_unknown_name_keeps_the_resolvers_error(monkeypatch):
 def test_listen_refuses_addresses_that_are_not_for_it(given):
     with pytest.raises(ValueError, match=f"address '{given}': cannot listen on "):
         listen(given)
+
+
+def test_system_without_unix_sockets_says_so(monkeypatch):
+    monkeypatch.delattr(socket, "AF_UNIX", raising=False)
+    for use in (connect, listen):
+        with pytest.raises(OSError, match="no Unix sockets for Python: unix:///x; ") as caught:
+            use("unix:///x")
+        assert caught.value.errno == errno.EAFNOSUPPORT

@@ -53,6 +53,7 @@ def challenged(verifier: Verifier, prover: Prover) -> bytes:
 # ---------------------------------------------------------------- who passes
 
 
+@pytest.mark.case("T16")
 @pytest.mark.parametrize("binding", [b"", BINDING])
 @pytest.mark.parametrize("user", ["", "bob", "żółw", "two words", "x" * 255])
 def test_key_is_proved_by_both_t16(user, binding):
@@ -132,6 +133,7 @@ def test_bytes_may_come_in_any_buffer():
 # ---------------------------------------------------------------- who does not
 
 
+@pytest.mark.case("T16")
 def test_wrong_key_is_refused_and_both_are_told_why_t16():
     prover, verifier = Prover(OTHER_KEY, "bob"), Verifier({"bob": KEY})
     error = failure(verifier, challenged(verifier, prover))
@@ -153,6 +155,7 @@ def test_server_without_the_key_is_refused():
     )
 
 
+@pytest.mark.case("T17")
 def test_replayed_proof_is_refused_by_a_new_verifier_t17():
     first, _, third, _ = prove(Prover(KEY, "bob"), Verifier({"bob": KEY}))
     verifier = Verifier({"bob": KEY})
@@ -160,6 +163,7 @@ def test_replayed_proof_is_refused_by_a_new_verifier_t17():
     assert "is wrong" in str(failure(verifier, third))
 
 
+@pytest.mark.case("T17")
 def test_replayed_server_is_refused_by_a_new_prover_t17():
     _, second, _, fourth = prove(Prover(KEY, "bob"), Verifier({"bob": KEY}))
     prover = Prover(KEY, "bob")
@@ -168,6 +172,7 @@ def test_replayed_server_is_refused_by_a_new_prover_t17():
     assert "does not know the key" in str(failure(prover, fourth))
 
 
+@pytest.mark.case("T18")
 def test_reflected_messages_are_refused_t18():
     prover = Prover(KEY)
     assert "HELLO, expected CHALLENGE" in str(failure(prover, prover.begin()))
@@ -180,6 +185,7 @@ def test_reflected_messages_are_refused_t18():
     assert "PROOF, expected READY" in str(failure(prover, proof))
 
 
+@pytest.mark.case("T18")
 def test_hmac_of_one_role_is_none_of_the_other_t18():
     """Even for the same nonces, which a peer that reflects them could bring about."""
     prover = Prover(KEY)
@@ -192,6 +198,7 @@ def test_hmac_of_one_role_is_none_of_the_other_t18():
     failure(verifier, message(PROOF, mac(KEY, b"server", b"", nonce, server_nonce)))
 
 
+@pytest.mark.case("T18")
 def test_two_provers_or_two_verifiers_come_to_nothing_t18():
     one, other = Prover(KEY), Prover(KEY)
     hellos = one.begin(), other.begin()
@@ -201,6 +208,7 @@ def test_two_provers_or_two_verifiers_come_to_nothing_t18():
     failure(one, answer(other, hello(b"")))
 
 
+@pytest.mark.case("T19")
 @pytest.mark.parametrize(
     ("seen_by_client", "seen_by_server"),
     [(b"m" * 32, BINDING), (BINDING, b"m" * 32), (BINDING, b""), (b"", BINDING)],
@@ -216,6 +224,7 @@ MP_OLD = b"\0\0\0\x1f#CHALLENGE#" + bytes(range(20))
 MP_NEW = b"\0\0\0\x3b#CHALLENGE#{sha256}" + bytes(range(40))
 
 
+@pytest.mark.case("T20", "I09")
 @pytest.mark.parametrize(
     ("data", "what"),
     [
@@ -240,6 +249,7 @@ def test_other_and_older_proofs_are_refused_at_their_first_bytes_t20(data, what)
     assert str(error).startswith(NO_ANSWER + what.format("the server"))
 
 
+@pytest.mark.case("T20")
 @pytest.mark.parametrize("size", [16, 32, 16 + 4])
 def test_bare_answer_is_refused_t20(size):
     """As multiprocessing takes one of 16 bytes for HMAC-MD5, to this day."""
@@ -253,6 +263,7 @@ def test_bare_answer_is_refused_t20(size):
 # ---------------------------------------------------------------- what is a user
 
 
+@pytest.mark.case("T23")
 @pytest.mark.parametrize(
     ("body", "what"),
     [
@@ -275,6 +286,7 @@ def test_malformed_user_is_refused_and_gets_no_answer_t23(body, what):
     assert verifier.farewell == b""
 
 
+@pytest.mark.case("T23")
 @pytest.mark.parametrize("length", [0, 32, 289, 1023, 1024, 1025, 1 + 1025 + 32, 65535])
 def test_hello_that_cannot_be_one_is_refused_before_its_body_t23(length):
     verifier = Verifier(KEY)
@@ -294,6 +306,7 @@ def test_name_of_a_user_cannot_write_into_the_log():
 # ---------------------------------------------------------------- what cannot be told
 
 
+@pytest.mark.case("T25")
 def test_unknown_user_looks_like_a_wrong_key_t25(monkeypatch):
     """The same bytes, the same work, the same words, however many keys there are."""
     calls: list[int] = []
@@ -330,6 +343,7 @@ def test_key_that_stands_in_for_a_missing_one_opens_nothing(monkeypatch):
         failure(verifier, challenged(verifier, Prover(KEY, "bob")))
 
 
+@pytest.mark.case("T24")
 def test_hmacs_are_compared_in_constant_time_t24(monkeypatch):
     compared: list[bytes] = []
     compare = hmac.compare_digest
@@ -356,6 +370,7 @@ def test_proof_begins_once():
         prover.begin()
 
 
+@pytest.mark.case("T29")
 def test_secrets_are_in_no_text_t29(caplog):
     caplog.set_level(logging.DEBUG)
     key, other = b"correct horse battery staple 1234", b"incorrect horse battery staple 12"

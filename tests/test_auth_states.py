@@ -101,6 +101,7 @@ def seen(side: Any) -> tuple[Any, ...]:
     return side.done, getattr(side, "farewell", None), getattr(side, "user", None)
 
 
+@pytest.mark.case("T21", "T22")
 @pytest.mark.parametrize(("role", "state", "kind"), MATRIX)
 def test_only_the_step_that_is_due_is_taken_t21_t22(role, state, kind):
     for size in sizes(kind):
@@ -119,6 +120,7 @@ def test_only_the_step_that_is_due_is_taken_t21_t22(role, state, kind):
         assert seen(side) == before
 
 
+@pytest.mark.case("T21")
 @pytest.mark.parametrize(("role", "state", "kind"), MATRIX)
 def test_header_is_judged_before_its_body_comes_t21(role, state, kind):
     for size in sizes(kind):

@@ -118,6 +118,7 @@ def refused(side: Handshake, message: bytes, why: str, farewell: bytes = b"") ->
 # ------------------------------------------------------------ those that pass
 
 
+@pytest.mark.case("I03")
 @pytest.mark.usefixtures("no_chance")
 @pytest.mark.parametrize("name", TRANSCRIPTS)
 def test_transcript_byte_by_byte(name):
@@ -137,6 +138,7 @@ def test_transcript_byte_by_byte(name):
     assert side.awaited == "nothing"
 
 
+@pytest.mark.case("I03")
 @pytest.mark.parametrize("name", ["md5", "sha256", "sha384", "sha3_256", "sha3_384"])
 def test_peer_may_choose_another_digest(name):
     listener = Handshake(KEY, listening=True, legacy=True)
@@ -212,6 +214,7 @@ def test_refusal_by_the_peer():
     refused(at("3.13 listens", 2), b"#FAILURE#", "the other side refused the key")
 
 
+@pytest.mark.case("T20", "I03")
 @pytest.mark.parametrize(
     ("name", "farewell"), [("3.11 listens", b""), ("3.11 connects", b"#FAILURE#")]
 )
@@ -221,12 +224,14 @@ def test_md5_is_refused_unless_asked_for(name, farewell):
     refused(at(name, 1), message, why, farewell)
 
 
+@pytest.mark.case("T20")
 def test_md5_by_its_name_is_refused_too():
     why = "MD5, which is all"
     refused(at("3.13 listens", 1), b"#CHALLENGE#{md5}" + bytes(40), why)
     refused(at("3.13 connects", 1), b"{md5}" + bytes(16), why, b"#FAILURE#")
 
 
+@pytest.mark.case("T20")
 def test_answer_in_md5_to_a_challenge_for_sha256_is_refused():
     # Python 3.13 would take it.
     side = at("3.13 listens", 3)
@@ -263,8 +268,12 @@ def test_short_challenge_is_refused():
             at("3.13 listens", 1).take(b"#CHALLENGE#" + b"{sha256}".ljust(size)[:size])
 
 
+@pytest.mark.usefixtures("no_chance")
 def test_data_instead_of_a_challenge():
-    refused(at("3.13 listens", 1), b"hello", "the bytes are b'hello': has the other side an")
+    why = "^no challenge came, the bytes are b'hello': has the other side an authkey\\?$"
+    # The second one has answered rightly before: it is not told that it has not.
+    for name, step in (("3.13 listens", 1), ("3.13 connects", 2)):
+        refused(at(name, step), b"hello", why, farewell=b"")
 
 
 # ------------------------------------------------------------ nobody answers for another
@@ -295,6 +304,7 @@ def test_challenge_of_a_listener_tells_nothing_of_the_key():
 # ------------------------------------------------------------ arguments
 
 
+@pytest.mark.case("T16")
 @pytest.mark.parametrize(
     ("key", "error", "why"),
     [
@@ -309,6 +319,7 @@ def test_what_is_no_key(key, error, why):
         Handshake(key, listening=True)
 
 
+@pytest.mark.case("T29")
 def test_errors_do_not_show_the_key():
     side = Handshake(KEY, listening=False)
     with pytest.raises(AuthenticationError) as caught:

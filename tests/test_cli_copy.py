@@ -75,6 +75,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ------------------------------------------------------------ what is copied
 
 
+@pytest.mark.case("R36")
 def test_file_gets_its_new_name_its_mode_and_its_time(served, ran):
     """R36"""
     fill(Path(), {"a": b"\0\1" * 500000})
@@ -273,6 +274,7 @@ def test_what_is_no_file_here_is_refused_with_the_way_that_goes(served, ran):
     assert Path("-").read_bytes() == b"two"
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("path", ["../a", "/etc/a", "x/../../a", "x//a", "a.pysock-part"])
 def test_path_outside_the_served_folder_is_refused(served, ran, path):
     """R36"""
@@ -284,6 +286,7 @@ def test_path_outside_the_served_folder_is_refused(served, ran, path):
     assert contents(served) == {}
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("name", [b"..", b".", b"a/b", b"/etc/x", b"", b"a\0b"])
 def test_name_that_a_server_gives_does_not_leave_the_folder(served, ran, monkeypatch, name):
     """R36"""
@@ -391,6 +394,7 @@ def test_ctrl_c_ends_quietly_with_status_130(tmp_path, stuck):
         assert process.stderr.read() == ""
 
 
+@pytest.mark.case("R36")
 def test_cut_file_is_gone_on_with(served, ran, monkeypatch):
     """R36"""
     from pysock.remote import RemoteClient

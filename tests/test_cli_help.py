@@ -196,6 +196,7 @@ NOT_RUN = re.compile(r" -t |\bnc |\bless\b|tls://(host|build)\.example")
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A server of each kind that the examples talk to; and what their files hold."""
+    pytest.importorskip("cryptography", reason="no build of cryptography for this Python")
     assert main(["keygen", str(tmp_path), "--name", "127.0.0.1"]) == 0
     key = pysock.auth.load_key(tmp_path / "authkey")
     tls = pysock.tls.server_context(tmp_path / "certificate.pem", tmp_path / "private-key.pem")

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import certificates
 import pysock
@@ -27,6 +25,11 @@ from conftest import TIME_FACTOR
 from pysock import tls
 from pysock.cli import load, main
 from pysock.cli.options import client_security, server_security
+
+pytest.importorskip("cryptography", reason="no build of cryptography for this Python")
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 LIMIT = 30 * TIME_FACTOR
 MADE = {"certificate.pem", "private-key.pem", "authkey"}

@@ -39,18 +39,21 @@ def test_output_and_error_output_come_out_each_where_it_belongs(served):
     )
 
 
+@pytest.mark.case("R01")
 @pytest.mark.parametrize("status", [0, 1, 126, 127, 255])
 def test_exit_status_is_the_command_s(served, status):
     """R01"""
     assert served.sh(f"exec 1>&- 2>&-; exit {status}") == (status, b"", "")
 
 
+@pytest.mark.case("R02")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1])
 def test_command_that_a_signal_ends_has_status_128_and_its_number(served, number):
     """R02"""
     assert served.sh(f"kill -{int(number)} $$") == (128 + number, b"", "")
 
 
+@pytest.mark.case("R19")
 def test_command_that_is_not_there_has_status_127(served):
     """R19"""
     assert served.run("--", "no-such-program") == (
@@ -60,6 +63,7 @@ def test_command_that_is_not_there_has_status_127(served):
     )
 
 
+@pytest.mark.case("R19")
 def test_command_that_cannot_be_executed_has_status_126(served):
     """R19"""
     (served.folder / "text").write_text("no program")
@@ -69,6 +73,7 @@ def test_command_that_cannot_be_executed_has_status_126(served):
     )
 
 
+@pytest.mark.case("R19")
 def test_folder_that_is_missing_is_a_failure_of_ours(served):
     """R19"""
     status, out, said = served.run("--cwd", "/no/where", "--", "pwd")
@@ -87,6 +92,7 @@ def test_shell_runs_the_words_as_one_line(served):
     assert served.run("--shell", "--", "echo", "a b", "|", "tr a-z A-Z") == (0, b"A B\n", "")
 
 
+@pytest.mark.case("R03")
 def test_output_of_megabytes_is_whole_and_in_order(served):
     """R03"""
     script = "seq 1 400000; seq 1 400000 >&2"
@@ -97,6 +103,7 @@ def test_output_of_megabytes_is_whole_and_in_order(served):
     assert said == wanted
 
 
+@pytest.mark.case("R05")
 def test_error_output_comes_after_the_output_is_closed(served):
     """R05"""
     assert served.sh("exec 1>&-; sleep 0.1; echo late >&2") == (0, b"", "late\n")
@@ -112,6 +119,7 @@ def test_folder_and_variables_are_as_given(served):
     assert out.decode() == f"{served.folder}/sub\n1=2 mine C.UTF-8\n"
 
 
+@pytest.mark.case("R21")
 def test_variable_that_the_server_does_not_allow_is_refused(served):
     """R21"""
     status, out, said = served.run("--env", "LD_PRELOAD=x", "--", "true")
@@ -130,6 +138,7 @@ def test_command_that_takes_too_long_is_killed(served):
     until(lambda: is_gone(int(marker.read_text())))
 
 
+@pytest.mark.case("R27")
 def test_reason_of_the_server_is_told(tmp_path):
     """R27"""
     remote = pytest.importorskip("pysock.remote")
@@ -146,12 +155,14 @@ def test_reason_of_the_server_is_told(tmp_path):
 # ------------------------------------------------------------ input
 
 
+@pytest.mark.case("R13", "R14")
 def test_input_is_passed_on_whole_and_to_its_end(served):
     """R13, R14"""
     data = os.urandom(8 << 20)
     assert served.run("--", "cat", stdin=data) == (0, data, "")
 
 
+@pytest.mark.case("R13")
 def test_input_that_nobody_reads_holds_nothing_up(served):
     """R13"""
     assert served.run("--", "true", stdin=bytes(4 << 20)) == (0, b"", "")
@@ -161,6 +172,7 @@ def test_input_that_nobody_reads_holds_nothing_up(served):
     )
 
 
+@pytest.mark.case("R14")
 def test_input_is_not_read_with_no_input(served):
     """R14"""
     with served.running("-n", "--", "sh", "-c", "cat; echo end") as process:
@@ -223,6 +235,7 @@ def test_input_that_cannot_be_read_kills_the_command(served):
 # ------------------------------------------------------------ readers
 
 
+@pytest.mark.case("R08")
 def test_output_without_a_reader_kills_the_command(served):
     """R08"""
     with served.running("--", "sh", "-c", "echo $$; exec yes") as process:
@@ -234,6 +247,7 @@ def test_output_without_a_reader_kills_the_command(served):
     until(lambda: is_gone(pid))
 
 
+@pytest.mark.case("R06")
 @linux
 def test_reader_that_stands_still_holds_up_the_command(served):
     """R06"""
@@ -274,6 +288,7 @@ def memory(pid: int) -> int:
     return 1024 * int(words[words.index("VmRSS:") + 1])
 
 
+@pytest.mark.case("R18")
 def test_output_that_cannot_be_written_kills_the_command(served):
     """R18"""
     if not os.path.exists("/dev/full"):
@@ -336,6 +351,7 @@ def test_signal_that_was_ignored_stays_so(served):
         process.kill()
 
 
+@pytest.mark.case("R09")
 def test_command_dies_with_this_one(served):
     """R09"""
     with served.running("--", "sh", "-c", "echo $$; exec sleep 1000") as process:
@@ -367,6 +383,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
         yield sock
 
 
+@pytest.mark.case("R15")
 def test_connection_that_is_lost_is_never_a_success(tmp_path, listener):
     """R15"""
     with (

@@ -130,6 +130,7 @@ def screen(served: Served, *arguments: str, **options: Any) -> Iterator[Screen]:
 READY = "stty -echo; echo ready; "  # the remote terminal's echo would confuse
 
 
+@pytest.mark.case("R22")
 def test_command_has_a_terminal_of_this_one_s_size(served):
     """R22"""
     with screen(served, "-t", "--", "sh", "-c", "tty; stty size") as shown:
@@ -138,6 +139,7 @@ def test_command_has_a_terminal_of_this_one_s_size(served):
         assert shown.modes == shown.before
 
 
+@pytest.mark.case("R22")
 def test_new_size_is_passed_on(served):
     """R22"""
     script = f"trap 'stty size' WINCH; {READY} while :; do sleep 0.05; done"
@@ -147,6 +149,7 @@ def test_new_size_is_passed_on(served):
         shown.shows(b"41 77")
 
 
+@pytest.mark.case("R22")
 def test_keys_reach_the_command_as_they_are(served):
     """R22"""
     with screen(
@@ -160,6 +163,7 @@ def test_keys_reach_the_command_as_they_are(served):
         assert shown.modes == shown.before
 
 
+@pytest.mark.case("R22")
 def test_ctrl_c_interrupts_what_runs_in_the_foreground_there(served):
     """R22"""
     with screen(served, "-t", "--", "sh", "-c", f"{READY} exec sleep 1000") as shown:
@@ -169,6 +173,7 @@ def test_ctrl_c_interrupts_what_runs_in_the_foreground_there(served):
         assert shown.modes == shown.before
 
 
+@pytest.mark.case("R22")
 def test_ctrl_d_ends_the_input_there(served):
     """R22"""
     with screen(served, "-t", "--", "sh", "-c", f"{READY} cat; echo end") as shown:
@@ -178,6 +183,7 @@ def test_ctrl_d_ends_the_input_there(served):
         assert shown.ended() == 0
 
 
+@pytest.mark.case("R24")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_terminal_is_restored_after_a_signal(served, number):
     """R24"""
@@ -189,6 +195,7 @@ def test_terminal_is_restored_after_a_signal(served, number):
         assert shown.modes == shown.before
 
 
+@pytest.mark.case("R24")
 def test_terminal_is_restored_after_three_interrupts(served):
     """R24"""
     script = f"trap '' INT TERM; {READY} while :; do sleep 0.05; done"
@@ -209,6 +216,7 @@ def pending(pid: int) -> bool:
     return False
 
 
+@pytest.mark.case("R15", "R24")
 def test_terminal_is_restored_after_the_connection_is_lost(served):
     """R15, R24"""
     with screen(served, "-t", "--", "sh", "-c", f"{READY} exec sleep 1000") as shown:
@@ -219,6 +227,7 @@ def test_terminal_is_restored_after_the_connection_is_lost(served):
         assert shown.modes == shown.before
 
 
+@pytest.mark.case("R24")
 def test_terminal_is_as_before_while_it_is_stopped(served):
     """R24"""
     with screen(served, "-t", "--", "sh", "-c", f"{READY} cat; echo end") as shown:
@@ -237,6 +246,7 @@ def test_terminal_is_as_before_while_it_is_stopped(served):
         assert shown.modes == shown.before
 
 
+@pytest.mark.case("R24")
 def test_tilde_ctrl_z_stops_and_the_terminal_is_as_before(served):
     """R24"""
     with screen(served, "-t", "--", "sh", "-c", f"{READY} cat; echo end") as shown:
@@ -251,6 +261,7 @@ def test_tilde_ctrl_z_stops_and_the_terminal_is_as_before(served):
         assert shown.ended() == 0
 
 
+@pytest.mark.case("R24")
 def test_tilde_dot_gives_the_command_up(served):
     """R24"""
     draw = r"printf '\033[?1049h\033[?25l';"
@@ -273,6 +284,7 @@ def test_tilde_within_a_line_and_without_a_terminal_is_the_command_s(served):
     assert served.sh("cat", stdin=b"~.\n") == (0, b"~.\n", "")
 
 
+@pytest.mark.case("R18", "R24")
 def test_output_that_cannot_be_written_is_a_failure_of_ours(served):
     """R18, R24"""
     with (
@@ -297,6 +309,7 @@ def test_terminal_is_given_where_this_side_has_none(served):
     assert re.fullmatch(rb"/dev/\S+\r\n24 80\r\n", out)
 
 
+@pytest.mark.case("R14")
 def test_terminal_without_input_reads_its_end(served):
     """R14"""
     assert served.sh("cat; echo end", "-t", "-n")[::2] == (0, "")

@@ -77,6 +77,7 @@ def test_line_says_where_it_listens_and_how_it_is_used(tmp_path):
     assert not (tmp_path / "pysock.sock").exists()
 
 
+@pytest.mark.case("S01")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 0)])
 def test_end_by_sigint_has_status_130_and_by_sighup_0(tmp_path, number, status):
     with serving(tmp_path) as served:
@@ -125,6 +126,19 @@ def test_several_addresses_are_served(tmp_path):
         served.has_said(rf"{paths[0]}, {paths[1]} ")
         for path in paths:
             assert run(tmp_path, path, "--", "echo", "a", verb="run") == (0, "a\n", "")
+
+
+def test_plain_tcp_without_a_key_is_served_on_loopback_if_that_is_wanted(tmp_path):
+    with serving(tmp_path, "--bind", "tcp://127.0.0.1:0", "--insecure") as served:
+        usage = served.has_said(r"\): pysock run (.*)\n")[1]
+        assert run(tmp_path, *shlex.split(usage), verb="run")[0] == 0
+
+
+def test_insecure_is_refused_beyond_loopback_with_a_key_too(tmp_path, secrets):
+    arguments = ["--bind", "tcp://0.0.0.0:0", "--insecure", "--authkey", secrets.authkey]
+    status, _, said = run(tmp_path, *ROOT, *arguments)
+    assert status == 2
+    assert said.endswith("no loopback address: --insecure is for those\n")
 
 
 def test_plain_tcp_with_a_key_is_served_on_loopback_if_that_is_wanted(tmp_path, secrets):
@@ -223,6 +237,7 @@ def test_audit_file_that_cannot_be_written_is_told_and_holds_nothing_up(tmp_path
 # ------------------------------------------------------------ the end
 
 
+@pytest.mark.case("R30")
 def test_end_waits_for_commands_that_run(tmp_path):
     """R30"""
     go = tmp_path / "go"
@@ -238,6 +253,7 @@ def test_end_waits_for_commands_that_run(tmp_path):
         assert served.end() == 0
 
 
+@pytest.mark.case("R30")
 @pytest.mark.parametrize("arguments", [(), ("--drain", "0")])
 def test_end_is_cut_by_a_second_signal_or_without_drain(tmp_path, arguments):
     """R30"""
@@ -252,6 +268,7 @@ def test_end_is_cut_by_a_second_signal_or_without_drain(tmp_path, arguments):
         assert served.end() == 0
 
 
+@pytest.mark.case("R32")
 def test_ignored_signals_are_not_handed_down(tmp_path):
     """R32"""
     code = (
@@ -362,7 +379,7 @@ def test_address_in_use_is_one_line_and_status_1(tmp_path):
     ("arguments", "said"),
     [
         ("--bind tcp://127.0.0.1:0", "'tcp://127.0.0.1:"),
-        ("--bind 127.0.0.1:0 --insecure", "--insecure is for an authkey without TLS"),
+        ("--bind 0.0.0.0:0 --insecure", "'tcp://0.0.0.0:"),
         ("--bind tls://127.0.0.1:0", "address 'tls://127.0.0.1:0' needs a certificate"),
         ("--bind nowhere", "address 'nowhere': no port"),
         ("--files-root ./no", "argument --files-root: './no' is no folder"),

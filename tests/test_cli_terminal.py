@@ -74,6 +74,7 @@ def ended(child: Any) -> tuple[int | None, int | None]:
     return child.ptyproc.exitstatus, child.ptyproc.signalstatus
 
 
+@pytest.mark.case("R22", "R24")
 def test_command_ends_and_settings_are_back(full_screen: Any) -> None:
     """R24, and R22: Ctrl-C is the other side's business."""
     full_screen.send("\x03")
@@ -81,6 +82,7 @@ def test_command_ends_and_settings_are_back(full_screen: Any) -> None:
     assert settings(full_screen) == full_screen.before_it
 
 
+@pytest.mark.case("R24")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_signal_ends_program_and_settings_are_back(full_screen: Any, number: int) -> None:
     """R24."""
@@ -89,6 +91,7 @@ def test_signal_ends_program_and_settings_are_back(full_screen: Any, number: int
     assert settings(full_screen) == full_screen.before_it
 
 
+@pytest.mark.case("R24")
 def test_interrupt_from_outside_and_settings_are_back(full_screen: Any) -> None:
     """R24."""
     full_screen.kill(signal.SIGINT)
@@ -96,6 +99,7 @@ def test_interrupt_from_outside_and_settings_are_back(full_screen: Any) -> None:
     assert settings(full_screen) == full_screen.before_it
 
 
+@pytest.mark.case("R24")
 def test_tilde_dot_gives_up_and_settings_are_back(full_screen: Any) -> None:
     """R24."""
     full_screen.send("\r~.")
@@ -104,6 +108,7 @@ def test_tilde_dot_gives_up_and_settings_are_back(full_screen: Any) -> None:
     assert settings(full_screen) == full_screen.before_it
 
 
+@pytest.mark.case("R15", "R24")
 def test_lost_connection_and_settings_and_modes_are_back(tmp_path: Path) -> None:
     """R24, R15: also what the program had set and cannot put back any more."""
     with serving(f"unix://{tmp_path}/s", tmp_path) as server:
@@ -120,6 +125,7 @@ def test_lost_connection_and_settings_and_modes_are_back(tmp_path: Path) -> None
             assert settings(child) == before
 
 
+@pytest.mark.case("R24")
 def test_stopped_and_continued_and_settings_follow(address: str, tmp_path: Path) -> None:
     """R24: SIGTSTP and SIGCONT, by `~` Ctrl-Z under a shell with job control."""
     with at_terminal(["/bin/sh", "-i"], environment(tmp_path, PS1="here> ")) as child:
@@ -142,6 +148,7 @@ def test_stopped_and_continued_and_settings_follow(address: str, tmp_path: Path)
         assert settings(child) == before
 
 
+@pytest.mark.case("R24")
 def test_prompt_is_ended_by_a_signal_and_settings_are_back(
     address: str, tmp_path: Path
 ) -> None:
@@ -161,6 +168,7 @@ def test_prompt_is_ended_by_a_signal_and_settings_are_back(
             os.close(held)
 
 
+@pytest.mark.case("R24")
 def test_prompt_is_stopped_and_continued(address: str, tmp_path: Path) -> None:
     """R24: Ctrl-Z at the prompt, and while a line runs."""
     with at_terminal(["/bin/sh", "-i"], environment(tmp_path, PS1="here> ")) as child:
@@ -185,6 +193,7 @@ def test_prompt_is_stopped_and_continued(address: str, tmp_path: Path) -> None:
         assert settings(child) == before
 
 
+@pytest.mark.case("R08", "R24")
 def test_reader_of_the_output_has_gone_and_settings_are_back(
     address: str, tmp_path: Path
 ) -> None:
@@ -198,6 +207,7 @@ def test_reader_of_the_output_has_gone_and_settings_are_back(
         assert settings(child) == before
 
 
+@pytest.mark.case("R22")
 def test_window_changes_and_program_is_told(full_screen: Any) -> None:
     """R22."""
     full_screen.setwinsize(40, 90)
@@ -206,6 +216,7 @@ def test_window_changes_and_program_is_told(full_screen: Any) -> None:
     full_screen.expect_exact("10 20\r\n")
 
 
+@pytest.mark.case("R22")
 def test_every_byte_goes_both_ways_unchanged(address: str, tmp_path: Path) -> None:
     """R22: raw is raw."""
     echo = "stty raw -echo; printf up; head -c 256; printf end"

@@ -164,6 +164,7 @@ def test_users_have_keys_of_their_own(tmp_path, certs, secrets):
             refused(send(served, *trust, *theirs), f"refused the key \\(user '{user}'\\)")
 
 
+@pytest.mark.case("T28")
 def test_key_without_tls_stays_on_this_machine(tmp_path, secrets, own_address):
     options = ["--authkey", secrets.authkey]
     with told(tmp_path, *options, "--bind", "127.0.0.1:0") as served:
@@ -206,6 +207,7 @@ def test_workers_have_what_the_master_has_read(tmp_path, certs, secrets):
 # ------------------------------------------------------------ Unix sockets
 
 
+@pytest.mark.case("T27")
 @unix
 def test_other_users_of_the_machine_are_refused(tmp_path):
     path = f"unix:{tmp_path}/s"
@@ -225,6 +227,7 @@ def test_users_of_the_machine_are_known_at_unix_sockets_only(tmp_path):
     assert done.err.startswith("pysock serve: --allow-uid is for Unix sockets, which 'tcp:")
 
 
+@pytest.mark.case("T27")
 @linux
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("user", ["nobody", str(NOBODY)])
@@ -272,6 +275,7 @@ def test_keygen_serve_send(tmp_path, certs):
 # ------------------------------------------------------------ secrets stay secret
 
 
+@pytest.mark.case("T29")
 @linux
 def test_keys_are_in_no_command_line_environment_or_log(tmp_path, certs, secrets):
     options = [*given(certs.server), "--users", secrets.users, "--processes", "2"]

@@ -23,7 +23,7 @@ paired_ends = peers.paired_ends
 server, again, transport = listeners.server, listeners.again, listeners.transport
 
 FIELD = LengthField()
-GONE = (ConnectionClosed, ConnectionResetError, BrokenPipeError)
+GONE = (ConnectionClosed, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 def took(call: Any) -> float:
@@ -126,6 +126,7 @@ def test_client_that_connects_again_needs_an_address(paired_ends):
 # ------------------------------------------------------------ connecting fails
 
 
+@pytest.mark.case("P22")
 def test_refused_connection_is_an_error_at_once(server):
     """P22"""
     server.close()
@@ -137,6 +138,7 @@ def test_refused_connection_is_an_error_at_once(server):
     assert took(refused) < PROMPT
 
 
+@pytest.mark.case("P22")
 @unix
 def test_missing_path_is_an_error_of_its_own(tmp_path):
     """P22"""
@@ -144,6 +146,7 @@ def test_missing_path_is_an_error_of_its_own(tmp_path):
         Client(tmp_path / "missing")
 
 
+@pytest.mark.case("P21")
 @unix
 def test_connecting_ends_with_its_timeout(full_backlog):
     """P21"""
@@ -160,6 +163,7 @@ def test_calls_of_a_client_wait_for_ever_unless_told(server):
         assert receiving.finish() == b"late"
 
 
+@pytest.mark.case("D20")
 def test_client_that_connects_once_stays_closed(server):
     with Client(server.name) as client:
         server.accept()
@@ -185,6 +189,7 @@ CALLS: dict[str, Any] = {
 }
 
 
+@pytest.mark.case("D20")
 @pytest.mark.parametrize("call", CALLS)
 def test_call_that_meets_the_end_raises_and_the_next_connects_again(server, again, call):
     again.timeout = LONG
@@ -252,6 +257,7 @@ def test_timeout_is_no_reason_to_connect_again(server, again):
     assert again.recv() == b"one"
 
 
+@pytest.mark.case("D20")
 def test_nothing_that_was_unsent_or_owed_is_sent_again(server, again):
     """D20"""
     size = peers.stuff(again)
@@ -400,6 +406,7 @@ def test_closed_client_does_not_connect_again(server, again):
             call(again)
 
 
+@pytest.mark.case("D10")
 def test_close_ends_a_call_that_connects_again(server):
     """Well before connect_timeout"""
     client = Client(server.name, reconnect=True, connect_timeout=2 * PROMPT, linger=0)

@@ -163,6 +163,7 @@ def test_server_that_ends_at_once(silent, options):
 # ------------------------------------------------------------ the proof of a key
 
 
+@pytest.mark.case("T16")
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_user_proves_a_key(certs, encrypted):
     seen = []
@@ -209,6 +210,7 @@ def test_server_without_a_key_is_told_apart():
         Client(server.address, authkey=KEY)
 
 
+@pytest.mark.case("T28")
 def test_key_is_not_proved_in_the_clear_to_another_machine(silent, monkeypatch):
     monkeypatch.setattr("pysock.client.is_local", lambda peer: False)
     with pytest.raises(ValueError, match="use tls://, or insecure=True"):
@@ -222,6 +224,7 @@ def test_key_is_not_proved_in_the_clear_to_another_machine(silent, monkeypatch):
         assert client.request(b"x") == b"X"
 
 
+@pytest.mark.case("T28")
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "tcp://:0"])
 def test_server_takes_no_key_in_the_clear_from_other_machines(address):
     with pytest.raises(ValueError, match="which other machines reach, without TLS"):
@@ -247,6 +250,7 @@ def test_client_with_a_certificate(demanding, certs):
         assert client.request(b"x") == b"X"
 
 
+@pytest.mark.case("T09")
 def test_client_without_a_certificate_hears_why(demanding, certs):
     """T09: its handshake has succeeded by then, and a send may be the first to fail."""
     with (
@@ -260,6 +264,7 @@ def test_client_without_a_certificate_hears_why(demanding, certs):
         assert "demands a certificate" in str(caught.value)
 
 
+@pytest.mark.case("T09")
 def test_send_that_fails_tells_the_peers_last_word(demanding, certs):
     """T09: an alert is worth more than a broken pipe."""
     with Client(demanding.address, tls=certs.client_context(), timeout=LONG) as client:
@@ -335,6 +340,7 @@ def test_close_wakes_a_receiver(server, certs):
         receiving.finish()
 
 
+@pytest.mark.case("T29")
 def test_nothing_is_said_of_keys(certs, caplog):
     caplog.set_level("DEBUG")
     key = os.urandom(32)

@@ -59,6 +59,7 @@ def test_server_that_ends_in_the_handshake_is_tried_again(server: Peer) -> None:
         assert converse(client, sock) == b"reply"
 
 
+@pytest.mark.case("T04")
 @pytest.mark.parametrize("goodbye", [True, False])
 def test_end_is_raised_as_what_it_is_and_the_next_call_connects(
     server: Peer, again: Client, goodbye: bool
@@ -118,6 +119,7 @@ def test_close_ends_a_handshake_that_takes_its_time(server: Peer, again: Client)
 # ------------------------------------------------------------ closing
 
 
+@pytest.mark.case("T05")
 def test_close_says_goodbye_and_does_not_wait_for_an_answer(server: Peer) -> None:
     """T05."""
     server.encrypted = True

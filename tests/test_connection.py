@@ -89,6 +89,7 @@ def cut_everywhere(
     return all_received
 
 
+@pytest.mark.case("P01", "T01")
 @pytest.mark.parametrize(("framing", "messages"), EVERY)
 def test_recv_goes_on_at_every_cut(ends, framing, messages):
     """P01"""
@@ -98,6 +99,7 @@ def test_recv_goes_on_at_every_cut(ends, framing, messages):
     assert received == [messages] * (len(stream) + 1)
 
 
+@pytest.mark.case("P01")
 @pytest.mark.parametrize("framing", [FIELD, MARKED], ids=["plain", "marked"])
 def test_receiving_goes_on_at_every_cut(few_ends, framing, receive):
     """P01, in every way to receive"""
@@ -106,6 +108,7 @@ def test_receiving_goes_on_at_every_cut(few_ends, framing, receive):
     assert received == [messages] * (len(wire(framing, messages)) + 1)
 
 
+@pytest.mark.case("P01")
 @pytest.mark.parametrize(("framing", "messages"), EVERY)
 def test_recv_of_a_stream_that_comes_in_single_bytes(ends, framing, messages):
     """P01"""
@@ -118,6 +121,7 @@ def test_recv_of_a_stream_that_comes_in_single_bytes(ends, framing, messages):
     assert received == messages
 
 
+@pytest.mark.case("P02", "T01")
 @pytest.mark.parametrize("chop", [1, 3, 64, 997, 4096])
 def test_recv_of_a_stream_in_chops(few_ends, receive, chop):
     """P02"""
@@ -139,6 +143,7 @@ def echo(conn: Connection) -> None:
         conn.send(message)
 
 
+@pytest.mark.case("H01", "T01")
 def test_messages_of_each_size_come_back_exact(few_ends, receive):
     """H01, the two largest sizes being max_frame - 1 and max_frame"""
     framing = LengthField(max_frame=1_500_000)
@@ -151,6 +156,7 @@ def test_messages_of_each_size_come_back_exact(few_ends, receive):
     served.finish()
 
 
+@pytest.mark.case("H01")
 def test_messages_of_all_sizes_in_one_batch(ends):
     """H01"""
     messages = [pattern(size) for size in SIZES]
@@ -176,6 +182,7 @@ def test_send_writes_what_the_reference_reads(ends, framing, messages):
     assert decoder.feed(peer.read(n)) == 3 * messages
 
 
+@pytest.mark.case("H06")
 def test_empty_messages_are_messages(ends, receive):
     """H06"""
     conn, peer = ends[0].connection(), ends[1]
@@ -183,6 +190,7 @@ def test_empty_messages_are_messages(ends, receive):
     assert [receive(conn) for _ in range(5)] == [b"a", b"", b"", b"", b"b"]
 
 
+@pytest.mark.case("H06")
 def test_empty_message_does_not_end_an_iteration(ends):
     """H06"""
     conn, peer = ends[0].connection(), ends[1]
@@ -241,6 +249,7 @@ BUFFERS = {
 }
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize("kind", BUFFERS)
 def test_send_takes_any_contiguous_buffer(ends, kind):
     """H14"""
@@ -261,6 +270,7 @@ CALLS = {
 }
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(
     ("bad", "error"),
@@ -333,7 +343,8 @@ def test_raw_messages_are_what_one_receive_returned(ends):
     assert conn.recv() == b"bytes"
 
 
-@pytest.mark.parametrize("kind", ["socketpair", "tcp4"])
+@pytest.mark.case("P03", "T01")
+@pytest.mark.parametrize("kind", ["socketpair", "tcp4", "tls"])
 def test_long_message_through_the_smallest_buffers(kind, tmp_path):
     """P03"""
     message = pattern(16 << 20)

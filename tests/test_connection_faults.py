@@ -1,4 +1,4 @@
-"""System calls that fail at every other turn: strace answers in the system's place (P14)."""
+"""System calls of which every third one fails: strace answers in the system's place (P14)."""
 
 from __future__ import annotations
 
@@ -80,17 +80,20 @@ def injected(tmp_path: Path, inject: str, *expected: str) -> int:
     return log.read_text().count("(INJECTED)")
 
 
+@pytest.mark.case("P14")
 @pytest.mark.parametrize("error", ["EINTR", "EAGAIN"])
 def test_calls_that_are_interrupted_or_find_nothing_are_made_again(tmp_path, error):
     """P14"""
     assert injected(tmp_path, f"inject={CALLS}:error={error}:when=2+3") >= 5
 
 
+@pytest.mark.case("P14")
 def test_waits_that_are_interrupted_are_waited_again(tmp_path):
     """P14"""
     assert injected(tmp_path, "inject=poll,ppoll:error=EINTR:when=1+2") >= 5
 
 
+@pytest.mark.case("P14")
 @pytest.mark.parametrize(
     ("calls", "error", "kind"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import gc
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 import peers
-from conftest import linux, unix
+from conftest import linux, pipes, posix, unix
 from peers import LONG, SHORT, Task, background, linked, pattern, run_python, until
 from pysock import Client, Connection
 from pysock.errors import ConnectionClosed
@@ -69,6 +68,7 @@ BAD_OPTIONS = [
 ]
 
 
+@pytest.mark.case("P10")
 @pytest.mark.parametrize(("options", "error"), BAD_OPTIONS, ids=lambda value: str(value))
 def test_bad_option_leaves_the_socket_alone(tcp_ends, options, error):
     """P10; no warning either: there was no connection to close"""
@@ -81,6 +81,7 @@ def test_bad_option_leaves_the_socket_alone(tcp_ends, options, error):
     assert tcp_ends[1].read_all() == b"\0\0\0\1x"
 
 
+@pytest.mark.case("P10")
 @pytest.mark.parametrize(("options", "error"), BAD_OPTIONS, ids=lambda value: str(value))
 def test_bad_option_is_refused_before_connecting(options, error):
     """P10"""
@@ -92,6 +93,7 @@ def test_bad_option_is_refused_before_connecting(options, error):
             listener.accept()
 
 
+@pytest.mark.case("P10")
 def test_attributes_are_checked_as_the_arguments_are(paired_ends):
     """P10"""
     conn = paired_ends[0].connection(timeout=3, spin=0.001)
@@ -132,13 +134,13 @@ def test_timeout_of_the_socket_is_ignored(tmp_path, transport, timeout):
         assert receiving.finish() == b"x"
 
 
+@posix
 @pytest.mark.parametrize("blocking", [True, False])
 def test_o_nonblock_stays_as_it_was(bare_ends, blocking):
     conn, peer = bare_ends[0].connection(timeout=SHORT), bare_ends[1]
     fds = {conn.fileno(), getattr(conn.socket, "writer", conn.fileno())}
     for fd in fds:
         os.set_blocking(fd, blocking)
-    before = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in fds]
     size = peers.stuff(conn)
     with pytest.raises(TimeoutError):
         conn.recv()
@@ -147,7 +149,7 @@ def test_o_nonblock_stays_as_it_was(bare_ends, blocking):
         conn.flush()
     peer.write(b"\0\0\0\1x")
     assert conn.recv() == b"x"
-    assert [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in fds] == before
+    assert {os.get_blocking(fd) for fd in fds} == {blocking}
 
 
 @pytest.mark.parametrize("transport", ["tcp4", "tcp6"])
@@ -175,6 +177,7 @@ def test_keepalive_means_nothing_where_there_is_no_network(ends):
     assert conn.recv() == b"x"
 
 
+@pytest.mark.case("S10")
 @linux
 def test_descriptors_are_closed_on_exec(own_ends):
     """S10: the connection's own, and what it has made to be woken by"""
@@ -281,6 +284,18 @@ def test_detached_socket_is_the_callers(socket_ends):
     assert sock.recv(1) == b"y"
 
 
+@pytest.mark.thread_unsafe(reason="others open some")
+@linux
+def test_detach_leaves_no_descriptor_behind(paired_ends):
+    """Not even that which wakes who waits"""
+    before = os.listdir("/proc/self/fd")
+    conn = paired_ends[0].connection(timeout=SHORT)
+    with pytest.raises(TimeoutError):
+        conn.recv()
+    with conn.detach():
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_detach_raises_while_something_is_pending_or_unsent(bare_ends):
     conn, peer = bare_ends[0].connection(), bare_ends[1]
     peer.write(FIELD.encode(b"one") + FIELD.encode(b"two"))
@@ -331,15 +346,20 @@ def test_detach_gives_the_bytes_read_ahead_exactly(tmp_path, kind, into):
                 conn.recv()
             with pytest.raises(BlockingIOError):
                 conn.recv_into(bytearray(60_000)) if into else conn.recv()
+            assert conn.pending == cut
+            if cut:
+                with pytest.raises(RuntimeError, match=f"{cut} bytes have been read ahead"):
+                    conn.detach()
             sock, rest = conn.detach(leftover=True)
             assert sock is near.sock
             assert rest == frame[:cut]
-            with Connection(sock, framing) as again:
+            with Connection(sock, framing, linger=0) as again:
                 peer.write(frame)
                 assert rest + near.read(len(frame)) == frame[:cut] + frame
                 assert again.pending == 0
 
 
+@pipes
 def test_detach_of_pipes_gives_their_descriptors(tmp_path):
     with linked("pipes", tmp_path) as (near, peer):
         conn = near.connection()
@@ -375,6 +395,9 @@ def test_closed_pipe_files_are_not_closed_twice(tmp_path):
     assert all(file.closed for file in files)
 
 
+@pytest.mark.case("D11")
+@pytest.mark.thread_unsafe(reason="others take the number")
+@pipes
 def test_number_of_a_shut_down_pipe_is_not_written_to_again(tmp_path):
     """D11"""
     with linked("pipes", tmp_path) as (near, _):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import peers
+from conftest import posix
 from peers import LONG, PROMPT, SHORT, Task, asleep, background, pattern, until
 from pysock import Connection
 from pysock.errors import ConnectionClosed, IncompleteFrame
@@ -16,6 +17,7 @@ from pysock.framing import LengthField
 
 ends, own_ends, tight_ends = peers.ends, peers.own_ends, peers.tight_ends
 few_ends, paired_ends = peers.few_ends, peers.paired_ends
+few_own_ends = peers.few_own_ends
 
 FIELD = LengthField()
 
@@ -75,6 +77,7 @@ def test_request_many_sends_many_in_one_go(own_ends):
     serving.finish()
 
 
+@pytest.mark.case("L13")
 def test_request_many_against_a_peer_that_writes_before_it_reads_on(own_ends):
     """Both sides only sending must not be the end of it: 100 MB each way"""
     conn = own_ends[0].connection()
@@ -89,7 +92,7 @@ def test_request_many_against_a_peer_that_writes_before_it_reads_on(own_ends):
 
 @pytest.mark.parametrize("size", [10, 10_000, 100_000, 1 << 21])
 def test_request_many_through_the_smallest_buffers(tight_ends, size):
-    conn = tight_ends[0].connection(timeout=2 * PROMPT)
+    conn = tight_ends[0].connection(timeout=LONG)
     serving = Task(echo, tight_ends[1].connection())
     messages = [b"%d" % i + bytes(size) for i in range(max(3, 300_000 // size))]
     assert conn.request_many(messages) == replies(messages)
@@ -249,12 +252,28 @@ def test_request_many_that_timed_out_while_sending_goes_on(tight_ends):
         conn.request_many(messages)
     accepted = told.value.accepted
     assert 0 < accepted < 1000 and told.value.replies == []
-    conn.timeout = 2 * PROMPT
+    conn.timeout = LONG
     serving = Task(echo, peer.connection())
     assert conn.request_many(messages[accepted:]) == replies(messages[accepted:])
     assert conn.stats.messages_in == 1000
     conn.close()
     serving.finish()
+
+
+def test_request_many_sleeps_though_more_comes_than_it_asked_for(few_own_ends):
+    """What it is not owed stays where it is, and is no reason to look again and again."""
+    conn, peer = few_own_ends[0].connection(timeout=5 * SHORT), few_own_ends[1]
+    size = 1 << 24  # more than the system keeps
+    stream = FIELD.encode(b"reply") + FIELD.encode(pattern(size))
+    with background(peer.write, stream):
+        with pytest.raises(TimeoutError) as told:
+            conn.request_many([pattern(size)])
+        assert told.value.replies == [b"reply"]
+        assert conn.stats.waits_out < 100
+        conn.timeout = LONG
+        with background(peer.read, 4 + size):
+            conn.flush()
+        assert conn.recv() == pattern(size)
 
 
 def test_request_that_never_waits_is_owed_its_reply(ends):
@@ -270,6 +289,7 @@ def test_request_that_never_waits_is_owed_its_reply(ends):
     until(lambda: peers.drain(conn, Connection.recv) == [b"one"])
 
 
+@posix
 def test_request_that_cannot_be_sent_leaves_what_the_peer_has_said(paired_ends):
     conn, peer = paired_ends[0].connection(timeout=LONG), paired_ends[1]
     peer.write(FIELD.encode(b"last words"))

@@ -73,6 +73,7 @@ def abstract() -> Iterator[socket.socket]:
 # ---------------------------------------------------------------- who it is
 
 
+@pytest.mark.case("T27")
 @pytest.mark.parametrize("transport", ALL_UNIX)
 def test_both_sides_know_their_peer_t27(tmp_path, transport):
     with linked(transport, tmp_path) as ends:
@@ -80,6 +81,7 @@ def test_both_sides_know_their_peer_t27(tmp_path, transport):
             assert end.connection().peer_credentials == own()
 
 
+@pytest.mark.case("T27")
 @linux
 def test_abstract_name_tells_the_peer_t27(abstract):
     name = abstract.getsockname().decode()
@@ -89,6 +91,7 @@ def test_abstract_name_tells_the_peer_t27(abstract):
         assert client.peer_credentials == own()
 
 
+@pytest.mark.case("T27")
 @linux
 def test_peer_that_is_gone_is_still_known_t27(tmp_path):
     with listening(str(tmp_path / "s")) as listener:
@@ -99,6 +102,7 @@ def test_peer_that_is_gone_is_still_known_t27(tmp_path):
     assert peer.pid != os.getpid()
 
 
+@pytest.mark.case("T27")
 @linux
 def test_client_learns_who_listens_not_who_accepts_t27(tmp_path):
     """The listening socket was handed to this process."""
@@ -128,6 +132,7 @@ with socket.socket(fileno=int(sys.argv[1])) as channel:
         assert served.peer_credentials == own()
 
 
+@pytest.mark.case("T27")
 @linux
 @needs_root
 def test_peer_of_another_user_t27(abstract):
@@ -138,6 +143,7 @@ def test_peer_of_another_user_t27(abstract):
     assert peer[1:] == (NOBODY, NOBODY)
 
 
+@pytest.mark.case("T27")
 @linux
 @needs_root
 def test_user_is_that_of_connecting_also_after_it_has_changed_t27(abstract):
@@ -148,6 +154,7 @@ def test_user_is_that_of_connecting_also_after_it_has_changed_t27(abstract):
         assert conn.peer_credentials.uid == 0
 
 
+@pytest.mark.case("T27")
 @linux
 def test_passed_descriptor_keeps_who_connected_t27(tmp_path):
     """A program connects and gives its end away: this process speaks, the other is named."""
@@ -209,6 +216,7 @@ def test_no_unix_sockets_tell_nothing(monkeypatch):
     assert peer_credentials(object()) is None
 
 
+@pytest.mark.case("X02")
 @pytest.mark.parametrize(
     ("platform", "option"), [("linux", "SO_PEERCRED"), ("darwin", "LOCAL_PEERCRED")]
 )
@@ -252,6 +260,7 @@ def macos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "LOCAL_PEERCRED", 1, raising=False)
 
 
+@pytest.mark.case("X03")
 def test_macos_tells_user_group_and_process_x03(macos):
     sock = Fake(cred=xucred(501, 20, 12, 61), pid=4242)
     assert peer_credentials(sock) == Credentials(4242, 501, 20)
@@ -261,11 +270,13 @@ def test_macos_tells_user_group_and_process_x03(macos):
     assert pid[:2] == (0, 2)
 
 
+@pytest.mark.case("X03")
 def test_macos_that_does_not_tell_the_process_x03(macos):
     sock = Fake(cred=xucred(501, 20), pid=OSError(errno.ENOTCONN, "not connected"))
     assert peer_credentials(sock) == Credentials(0, 501, 20)
 
 
+@pytest.mark.case("X03")
 def test_bsd_has_no_option_for_the_process_x03(macos, monkeypatch):
     """What has this number on macOS is another option there."""
     monkeypatch.setattr(sys, "platform", "freebsd14")
@@ -274,6 +285,7 @@ def test_bsd_has_no_option_for_the_process_x03(macos, monkeypatch):
     assert len(sock.asked) == 1
 
 
+@pytest.mark.case("X03")
 @pytest.mark.parametrize(
     "data",
     [b"", xucred(0, 0)[:15], xucred(0, 0, version=1), xucred(0), xucred(0xFFFFFFFF, 0)],
@@ -291,11 +303,13 @@ def test_linux_answer_that_is_short_names_nobody(monkeypatch, data):
     assert peer_credentials(Fake(cred=data)) is None
 
 
+@pytest.mark.case("X03")
 @pytest.mark.parametrize("code", [errno.ENOTCONN, errno.EINVAL, errno.ENOPROTOOPT])
 def test_system_that_cannot_tell_names_nobody_x03(macos, code):
     assert peer_credentials(Fake(cred=OSError(code, "cannot tell"))) is None
 
 
+@pytest.mark.case("X03")
 def test_other_errors_of_the_system_come_out_x03(macos):
     with pytest.raises(OSError, match="broken") as caught:
         peer_credentials(Fake(cred=OSError(errno.EBADF, "broken")))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import datagrams
-from conftest import linux
+from conftest import TELLS_LENGTH, linux
 from datagrams import linked
 from peers import LONG, background, pattern
 from pysock import DatagramClient, FrameTooLarge
@@ -21,6 +21,7 @@ udp_ends, unix_ends, receive = datagrams.udp_ends, datagrams.unix_ends, datagram
 # ------------------------------------------------------------ sizes
 
 
+@pytest.mark.case("G01", "G02", "G03")
 @linux
 @pytest.mark.parametrize(
     ("kind", "sizes", "most"),
@@ -57,6 +58,7 @@ def test_every_size_goes_whole_and_one_byte_more_is_refused(kind, sizes, most, t
         assert ends.hear() == b"next"
 
 
+@pytest.mark.case("G03")
 def test_largest_unix_datagram_follows_the_send_buffer(unix_ends):
     """G03"""
     client = unix_ends.client
@@ -69,6 +71,7 @@ def test_largest_unix_datagram_follows_the_send_buffer(unix_ends):
     assert len(unix_ends.hear()) == limit
 
 
+@pytest.mark.case("G04")
 def test_datagram_above_the_limit_is_an_error_with_its_length(kind, receive, tmp_path):
     """G04: and those before and after it are whole"""
     with linked(kind, tmp_path, timeout=LONG, max_datagram=10) as ends:
@@ -77,12 +80,14 @@ def test_datagram_above_the_limit_is_an_error_with_its_length(kind, receive, tmp
         for length, following in ((11, [b"next"]), (5000, [b"", b"last"])):
             with pytest.raises(FrameTooLarge) as caught:
                 receive(ends.client)
-            assert (caught.value.length, caught.value.limit) == (length, 10)
+            assert caught.value.length == (length if TELLS_LENGTH else 11)
+            assert caught.value.limit == 10
             for message in following:
                 assert receive(ends.client) == message
         assert ends.client.pending == 0
 
 
+@pytest.mark.case("G04")
 def test_recv_many_stops_before_a_datagram_above_the_limit(kind, tmp_path):
     """G04: in the middle, at the end, first of all, two of them"""
     with linked(kind, tmp_path, timeout=LONG, max_datagram=4) as ends:
@@ -93,9 +98,10 @@ def test_recv_many_stops_before_a_datagram_above_the_limit(kind, tmp_path):
                 seen.append(client.recv_many())
             except FrameTooLarge as exc:
                 seen.append(exc.length)
-        assert seen == [[b"a", b"b"], 5, [b"c"], 6, 7]
+        assert seen == [[b"a", b"b"], 5, [b"c"], *((6, 7) if TELLS_LENGTH else (5, 5))]
 
 
+@pytest.mark.case("G04")
 def test_reply_above_the_limit_is_an_error_of_the_request(tmp_path):
     """G04"""
     with linked("udp4", tmp_path, timeout=LONG, max_datagram=4) as ends:
@@ -105,6 +111,7 @@ def test_reply_above_the_limit_is_an_error_of_the_request(tmp_path):
         assert caught.value.length == 5
 
 
+@pytest.mark.case("G05")
 def test_empty_datagram_is_a_message(ends, receive):
     """G05"""
     ends.say(b"", b"", b"x")
@@ -122,7 +129,7 @@ def test_max_datagram_below_one_is_refused(most):
 
 
 def test_max_datagram_beyond_memory_is_refused():
-    for most in (1 << 62, sys.maxsize):
+    for most in (1 << 62, sys.maxsize - 200, sys.maxsize):
         with pytest.raises(MemoryError):
             DatagramClient(max_datagram=most)
 
@@ -194,6 +201,7 @@ def test_stats_count_messages_bytes_and_calls(udp_ends):
     assert client.stats.waits_in == client.stats.waits_out == 0
 
 
+@pytest.mark.case("G09")
 @linux
 def test_dropped_counts_what_had_no_room(udp_ends):
     """G09"""
@@ -209,6 +217,7 @@ def test_dropped_counts_what_had_no_room(udp_ends):
 # ------------------------------------------------------------ buffers
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize(
     "message",
     [
@@ -231,6 +240,7 @@ def test_every_buffer_can_be_sent(udp_ends, message):
     assert sent == [b"abcd", b"abcd-abcd", b"abcd", b"abcd", b"abcd"]
 
 
+@pytest.mark.case("K07")
 def test_buffer_is_free_again_after_every_end_of_a_send(udp_ends):
     """K07: it could not be resized while it is held"""
     client, buffer = udp_ends.client, bytearray(100)
@@ -243,6 +253,7 @@ def test_buffer_is_free_again_after_every_end_of_a_send(udp_ends):
     buffer.clear()
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize("wrong", ["text", 5, None, memoryview(b"abcd")[::2]])
 def test_what_is_no_buffer_is_refused(udp_ends, wrong):
     client = udp_ends.client

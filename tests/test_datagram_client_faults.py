@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import re
+import selectors
 import socket
 from typing import Any
 
@@ -13,8 +15,8 @@ import pytest
 import datagrams
 from conftest import linux, unix
 from datagrams import address_of, plain, stuff
-from peers import LONG, SHORT, asleep, run_python
-from pysock import DatagramClient
+from peers import LONG, SHORT, Task, asleep, run_python
+from pysock import DatagramClient, DatagramServer
 
 udp_ends, unix_ends, receive = datagrams.udp_ends, datagrams.unix_ends, datagrams.receive
 
@@ -27,6 +29,7 @@ def closed_address(kind: str, folder: Any) -> str:
         return address_of(sock)
 
 
+@pytest.mark.case("G07")
 @linux
 @pytest.mark.parametrize("kind", datagrams.INTERNET)
 def test_closed_port_is_told_once_and_the_client_goes_on(kind, receive, tmp_path):
@@ -48,6 +51,7 @@ def test_closed_port_is_told_once_and_the_client_goes_on(kind, receive, tmp_path
             assert receive(client) == b"reply"
 
 
+@pytest.mark.case("G07")
 @linux
 def test_error_behind_datagrams_comes_after_them(udp_ends):
     """G07: recv_many() gives first what had come"""
@@ -65,6 +69,7 @@ def test_error_behind_datagrams_comes_after_them(udp_ends):
         client.recv()
 
 
+@pytest.mark.case("G12")
 @unix
 def test_missing_dead_and_foreign_paths_are_told_apart(tmp_path):
     """G12"""
@@ -86,6 +91,7 @@ def test_missing_dead_and_foreign_paths_are_told_apart(tmp_path):
                 DatagramClient(where)
 
 
+@pytest.mark.case("G12")
 @unix
 def test_unix_client_hears_of_its_server_end_and_finds_the_next(unix_ends):
     """G12: a server that starts again at the same path is found"""
@@ -110,6 +116,7 @@ def test_unix_client_hears_of_its_server_end_and_finds_the_next(unix_ends):
 # ------------------------------------------------------------ a full queue
 
 
+@pytest.mark.case("G10")
 @linux
 def test_full_queue_waits_until_the_deadline(unix_ends):
     """G10"""
@@ -131,6 +138,7 @@ def test_full_queue_waits_until_the_deadline(unix_ends):
     assert [unix_ends.hear() for _ in range(held)] == [b"%d" % n for n in range(held)]
 
 
+@pytest.mark.case("G10")
 @linux
 def test_full_queue_is_told_at_once_without_waiting(unix_ends):
     """G10"""
@@ -151,6 +159,7 @@ def test_full_queue_is_told_at_once_without_waiting(unix_ends):
     assert client.stats.messages_out == held
 
 
+@pytest.mark.case("G10")
 @linux
 @pytest.mark.parametrize("way", ["send", "sendto", "send_many"])
 def test_room_in_a_full_queue_lets_the_sender_go_on(unix_ends, way):
@@ -235,3 +244,96 @@ def test_init_twice_is_refused(udp_ends):
         udp_ends.client.__init__(udp_ends.peer.getsockname())  # type: ignore[misc]
     udp_ends.client.send(b"as before")
     assert udp_ends.hear() == b"as before"
+
+
+# ------------------------------------------------------------ a network that cannot be trusted
+
+
+class Unreliable:
+    """A way to *server*: some datagrams are lost, some come twice or behind later ones."""
+
+    def __init__(self, server: Any, seed: int) -> None:
+        self._server, self._dice = server, random.Random(seed)
+        self._selector = selectors.DefaultSelector()
+        self._front = self._made(socket.AF_INET)
+        self._front.bind(("127.0.0.1", 0))
+        self._ways: dict[Any, socket.socket] = {}  # one to the server for each client
+        self._kept: list[tuple[socket.socket, bytes, Any]] = []
+        self._bell, self._ear = socket.socketpair()
+        self._selector.register(self._ear, selectors.EVENT_READ)
+        self.lost = self.doubled = self.moved = 0
+
+    def _made(self, family: int) -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        self._selector.register(sock, selectors.EVENT_READ)
+        return sock
+
+    def __enter__(self) -> Unreliable:
+        self._task = Task(self._run)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bell.close()
+        self._task.finish()
+        for sock in (self._front, self._ear, *self._ways.values()):
+            sock.close()
+        self._selector.close()
+
+    @property
+    def name(self) -> Any:
+        return self._front.getsockname()
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._selector.select(SHORT):
+                if key.fileobj is self._ear:
+                    return
+                try:
+                    message, address = key.fileobj.recvfrom(1 << 16)  # type: ignore[union-attr]
+                except ConnectionResetError:
+                    continue  # Windows tells of what was sent to who has gone
+                if key.fileobj is not self._front:
+                    client = next(c for c, way in self._ways.items() if way is key.fileobj)
+                    self._pass_on(self._front, message, client)
+                    continue
+                if address not in self._ways:
+                    self._ways[address] = self._made(socket.AF_INET)
+                self._pass_on(self._ways[address], message, self._server)
+
+    def _pass_on(self, sock: socket.socket, message: bytes, address: Any) -> None:
+        what = self._dice.random()
+        if what < 0.2:
+            self.lost += 1
+            return
+        if what < 0.4:
+            self.moved += 1
+            self._kept.append((sock, message, address))
+            return
+        sock.sendto(message, address)
+        if what < 0.6:
+            self.doubled += 1
+            sock.sendto(message, address)
+        for late, *rest in self._kept:
+            late.sendto(*rest)
+        self._kept.clear()
+
+
+def belongs(asked: bytes, reply: bytes) -> bool:
+    return reply == asked.upper()
+
+
+@pytest.mark.case("G14")
+@pytest.mark.parametrize("seed", range(3))
+def test_requests_get_their_own_replies_over_a_network_that_loses_and_doubles(seed):
+    with (
+        DatagramServer("127.0.0.1:0", bytes.upper).start() as server,
+        Unreliable(server.server_address, seed) as way,
+        DatagramClient(way.name) as client,
+    ):
+        for number in range(100):
+            asked = b"question %d" % number
+            reply = client.request(asked, timeout=LONG, retries=4000, match=belongs)
+            assert reply == asked.upper()
+        assert min(way.lost, way.doubled, way.moved) > 20
+        assert server.stats["messages_in"] > 100

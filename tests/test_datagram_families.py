@@ -79,6 +79,7 @@ def test_every_form_of_a_unix_address_is_the_same(kind, tmp_path):
         assert peer.recv(99) == b"back"
 
 
+@pytest.mark.case("G11")
 @unix
 def test_sender_without_a_name_has_none(tmp_path):
     """G11"""
@@ -92,6 +93,7 @@ def test_sender_without_a_name_has_none(tmp_path):
             client.sendto(b"reply", None)
 
 
+@pytest.mark.case("X04")
 @unix
 def test_longest_unix_path_is_sent_to_and_a_longer_one_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -118,7 +120,9 @@ def test_path_with_a_nul_in_it_is_refused(tmp_path):
     ("bind", "address", "told"),
     [
         ("127.0.0.1:0", ("::1", 9), r"udp://\[::1\]:9"),
-        ("127.0.0.1:0", "/tmp/path", "'unixgram:///tmp/path' cannot be sent to"),
+        pytest.param(
+            "127.0.0.1:0", "/tmp/path", "'unixgram:///tmp/path' cannot be sent to", marks=unix
+        ),
         ("127.0.0.1:0", ("", 9), "no host"),
         ("127.0.0.1:0", ("127.0.0.1", 65536), "65536"),
         ("127.0.0.1:0", ("127.0.0.1", -1), "-1"),
@@ -152,6 +156,7 @@ def test_address_that_cannot_be_sent_to_is_told(bind, address, told, tmp_path):
         assert client.stats.messages_out == 0
 
 
+@pytest.mark.case("T32")
 @pytest.mark.parametrize(
     ("address", "told"),
     [
@@ -198,6 +203,7 @@ def test_pair_of_sockets_without_names():
 # ------------------------------------------------------------ IPv6
 
 
+@pytest.mark.case("G17")
 @ipv6
 def test_client_at_every_address_hears_both_versions(tmp_path):
     """G17"""
@@ -217,6 +223,7 @@ def test_client_at_every_address_hears_both_versions(tmp_path):
                     assert peer.recv(99) == b"reply"
 
 
+@pytest.mark.case("G17")
 @ipv6
 def test_address_of_the_other_version_is_connected_to_in_its_mapped_form(udp_ends):
     """G17"""
@@ -228,6 +235,7 @@ def test_address_of_the_other_version_is_connected_to_in_its_mapped_form(udp_end
         assert client.recvfrom() == (b"reply", (f"::ffff:{name[0]}", name[1], 0, 0))
 
 
+@pytest.mark.case("G17")
 @linux
 def test_scope_of_a_link_local_address_goes_round(on_wire):
     """G17: by name, by number, as recvfrom() gives it"""
@@ -259,6 +267,7 @@ def test_scope_of_a_link_local_address_goes_round(on_wire):
     on_wire(check)
 
 
+@pytest.mark.case("X01")
 @linux
 def test_machine_without_ipv6_has_ipv4(isolated):
     """X01"""
@@ -286,6 +295,7 @@ def test_way_that_has_no_route_is_told_with_the_address(isolated):
     isolated(check)
 
 
+@pytest.mark.case("G01")
 @linux
 def test_datagram_that_the_way_does_not_take_whole_is_refused(isolated):
     """G01: where the caller forbids fragments the way's own limit holds"""
@@ -324,6 +334,7 @@ def test_own_path_is_private_and_removed_at_the_end(tmp_path):
 
 
 @unix
+@pytest.mark.leaves_path
 def test_own_path_that_is_another_s_by_now_stays(tmp_path):
     path = tmp_path / "me"
     with DatagramClient(bind=path):
@@ -380,7 +391,8 @@ def test_path_that_a_dead_client_left_is_taken_over(tmp_path):
 def test_port_that_is_taken_is_told(udp_ends):
     name = udp_ends.peer.getsockname()
     with pytest.raises(
-        OSError, match=f"cannot receive at udp://127.0.0.1:{name[1]}: .*in use"
+        OSError,
+        match=f"cannot receive at udp://127.0.0.1:{name[1]}: .*(in use|10048|usage|2740)",
     ):
         DatagramClient(bind=name)
 
@@ -439,6 +451,6 @@ def test_datagrams_over_every_kind_of_address_go_both_ways(kind, tmp_path):
 def test_host_with_a_nul_in_it_is_refused(host: str) -> None:
     with (
         DatagramClient(bind="udp://127.0.0.1:0") as client,
-        pytest.raises(ValueError, match="no name can|embedded null"),
+        pytest.raises(ValueError, match="no name can|is no IPv6 number"),
     ):
         client.sendto(b"x", (host, 9))

@@ -18,6 +18,7 @@ isolated, on_wire = datagrams.isolated, datagrams.on_wire
 udp_ends, unix_ends = datagrams.udp_ends, datagrams.unix_ends
 
 GROUP, GROUP6 = "239.255.77.1", "ff02::77:1"
+OTHER_GROUP = "239.255.77.2"
 GROUPS = [GROUP, pytest.param(GROUP6, marks=ipv6)]
 IP_RECVTTL = 12  # Linux; the socket module has no name for it
 LOOPBACK = 1  # its number on Linux, in any network
@@ -71,6 +72,7 @@ def test_datagram_to_a_group_reaches_every_member(group, on_wire):
     on_wire(check)
 
 
+@pytest.mark.case("G15")
 @linux
 @pytest.mark.parametrize("group", GROUPS)
 def test_answers_of_all_members_are_received(group, on_wire):
@@ -91,6 +93,7 @@ def test_answers_of_all_members_are_received(group, on_wire):
     on_wire(check)
 
 
+@pytest.mark.case("G17")
 @linux
 @ipv6
 def test_client_of_both_versions_hears_the_answers_of_an_ipv4_group(on_wire):
@@ -108,6 +111,7 @@ def test_client_of_both_versions_hears_the_answers_of_an_ipv4_group(on_wire):
     on_wire(check, f"route add default dev {WIRE}")
 
 
+@pytest.mark.case("G17")
 @linux
 @ipv6
 @pytest.mark.parametrize("option", [{"interface": WIRE}, {"ttl": 7}])
@@ -128,6 +132,7 @@ def test_options_of_a_client_of_both_versions_hold_for_both(option, on_wire):
     on_wire(check, *routes)
 
 
+@pytest.mark.case("G14")
 @linux
 @pytest.mark.parametrize("group", GROUPS)
 def test_late_answer_of_a_member_is_never_taken_for_that_to_a_later_request(group, on_wire):
@@ -147,6 +152,34 @@ def test_late_answer_of_a_member_is_never_taken_for_that_to_a_later_request(grou
                 peer.sendto(b"late", first)
                 peer.sendto(b"right", second)
                 assert asking.finish() == b"right"
+
+    on_wire(check)
+
+
+@linux
+def test_group_stays_joined_when_a_late_answer_is_feared(on_wire):
+    """A later request goes out from another port: by another socket"""
+
+    def check() -> None:
+        with member(GROUP) as peer:
+            name = (GROUP, peer.getsockname()[1])
+            with DatagramClient(name, interface=WIRE, timeout=LONG) as client:
+                client.join(OTHER_GROUP)
+                with pytest.raises(TimeoutError):
+                    client.request(b"first", timeout=SHORT)
+                _, first = peer.recvfrom(99)
+                asking = Task(client.request, b"second")
+                _, second = peer.recvfrom(99)
+                peer.sendto(b"right", second)
+                assert asking.finish() == b"right"
+                assert second != first
+                others = (OTHER_GROUP, client.getsockname()[1])
+                with DatagramClient(others, interface=WIRE) as sender:
+                    sender.send(b"joined")
+                    assert client.recv() == b"joined"
+                    client.leave(OTHER_GROUP)
+                    sender.send(b"left")
+                    assert nothing_comes(client)
 
     on_wire(check)
 

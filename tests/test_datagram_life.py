@@ -183,6 +183,7 @@ def test_turn_that_does_not_come_in_time(udp_ends, receive, timeout):
 # ------------------------------------------------------------ the end
 
 
+@pytest.mark.case("D10", "G13")
 def test_close_wakes_who_receives(ends, receive):
     """G13"""
     for timeout in (None, LONG):
@@ -271,6 +272,7 @@ def test_handler_of_a_datagram_may_close_from_match(few_ends):
     assert client.socket.fileno() == -1
 
 
+@pytest.mark.case("G13")
 @linux
 @pytest.mark.parametrize("way", [socket.SHUT_RD, socket.SHUT_RDWR])
 @pytest.mark.parametrize("kind", datagrams.INTERNET)
@@ -284,6 +286,7 @@ def test_socket_that_is_shut_down_wakes_who_receives(kind, way, tmp_path):
         assert ends.client.stats.calls_in < 10
 
 
+@pytest.mark.case("G13")
 @linux
 def test_datagrams_before_a_shutdown_are_not_lost(udp_ends, receive):
     """G13"""
@@ -363,6 +366,7 @@ def test_detach_leaves_no_descriptor_behind(tmp_path):
 
 
 @unix
+@pytest.mark.leaves_path
 def test_path_of_a_detached_client_is_the_caller_s(tmp_path):
     path = tmp_path / "me"
     client = DatagramClient(bind=path)
@@ -429,6 +433,7 @@ def test_wait_leaves_a_client_to_the_thread_that_receives(udp_ends):
     assert receiving.finish() == b"x"
 
 
+@pytest.mark.case("X05")
 @posix
 def test_descriptor_beyond_select_will_do(tmp_path):
     """X05"""

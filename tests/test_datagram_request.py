@@ -15,7 +15,7 @@ import pytest
 
 import datagrams
 import pysock.datagram
-from conftest import linux, unix
+from conftest import linux, unix, unlike_wine
 from datagrams import Ends, linked, plain
 from peers import LONG, PROMPT, SHORT, Task, asleep, background, until
 from pysock import ConnectionClosed, DatagramClient
@@ -53,6 +53,7 @@ def test_request_returns_the_reply(ends):
     assert ends.client.ignored == 0
 
 
+@pytest.mark.case("G15")
 @pytest.mark.parametrize("when", ["before", "during", "twice"])
 def test_late_reply_is_never_taken_for_that_of_a_later_request(ends, when):
     """G15: whether it comes before the next request, or while that waits"""
@@ -82,6 +83,7 @@ def test_late_reply_is_never_taken_for_that_of_a_later_request(ends, when):
     assert asking.finish() == b"right again"
 
 
+@pytest.mark.case("G14")
 def test_second_reply_after_a_retry_is_never_taken_for_a_later_one(few_ends):
     """G14"""
     client, peer = few_ends.client, few_ends.peer
@@ -118,6 +120,7 @@ def test_error_of_match_leaves_nothing_for_the_next_request(few_ends):
     assert asking.finish() == b"right"
 
 
+@pytest.mark.case("G07")
 @linux
 def test_refusal_leaves_nothing_for_the_next_request(udp_ends):
     """G07: a later server on the port is asked afresh"""
@@ -196,6 +199,7 @@ def test_match_that_is_never_content_ends_with_the_deadline(few_ends):
     assert client.ignored > 0
 
 
+@pytest.mark.case("G15")
 @pytest.mark.parametrize("kind", datagrams.INTERNET)
 def test_datagrams_of_strangers_are_not_received(kind, tmp_path):
     """G15"""
@@ -210,6 +214,7 @@ def test_datagrams_of_strangers_are_not_received(kind, tmp_path):
         assert ends.client.recvfrom() == (b"right", ends.peer.getsockname())
 
 
+@pytest.mark.case("G15")
 @linux
 def test_datagrams_of_strangers_are_refused_by_unix_sockets(unix_ends, tmp_path):
     """G15"""
@@ -240,6 +245,7 @@ def test_retries_are_spread_over_the_one_deadline(few_ends):
         peer.recv(99)
 
 
+@pytest.mark.case("G07")
 @linux
 @pytest.mark.parametrize("kind", datagrams.INTERNET)
 def test_retries_find_a_server_that_starts_late(kind, tmp_path):
@@ -256,6 +262,7 @@ def test_retries_find_a_server_that_starts_late(kind, tmp_path):
             assert asking.finish() == b"?"
 
 
+@pytest.mark.case("G12")
 @unix
 def test_retries_find_a_unix_server_that_starts_again(unix_ends, tmp_path):
     """G12"""
@@ -271,6 +278,7 @@ def test_retries_find_a_unix_server_that_starts_again(unix_ends, tmp_path):
             echo(peer, 1)
 
 
+@pytest.mark.case("G07")
 @linux
 def test_port_that_refuses_to_the_last_is_what_is_raised(udp_ends):
     """G07"""
@@ -334,6 +342,7 @@ def test_wait_for_the_turn_counts_against_the_deadline(udp_ends):
         receiving.finish()
 
 
+@unlike_wine  # which says that an argument is invalid
 def test_request_without_an_address_says_so():
     with DatagramClient() as client, pytest.raises(OSError, match="no address to send to"):
         client.request(b"?")
@@ -362,6 +371,7 @@ def test_close_wakes_a_request(few_ends, retries):
         asking.finish(PROMPT)
 
 
+@pytest.mark.case("G07")
 @linux
 def test_close_wakes_a_request_between_its_retries(udp_ends):
     """G07: while it sits out a port that refuses"""

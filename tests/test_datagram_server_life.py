@@ -108,13 +108,14 @@ def test_handle_request_can_be_stopped() -> None:
 def test_stop_while_idle(drain: float, address: str, workers: int) -> None:
     with pysock.DatagramServer(address, echo, workers=workers) as server:
         with served_in_a_thread(server):
-            until(lambda: server.stats["threads"] == min(workers, 2) or not workers)
+            until(lambda: server.stats["threads"] == (min(workers, 2) or 1))
             Task(server.stop, drain).finish()
         assert not server.stopping
     with pytest.raises(ValueError, match="not a number"):
         server.stop(float("nan"))
 
 
+@pytest.mark.case("D15")
 @pytest.mark.parametrize("way", ["handler", "generator", "handle_error", "service_actions"])
 def test_it_can_be_stopped_by_what_it_calls(way: str, workers: int) -> None:
     """Which returns at once; what is under way is finished."""
@@ -312,6 +313,7 @@ def test_sender_that_outlives_its_server_sends_nothing() -> None:
                 kept[0].send(b"stray")
 
 
+@pytest.mark.case("G13")
 @linux
 @pytest.mark.parametrize("kind", ["udp4", "path"])
 def test_socket_that_is_shut_down_ends_the_server_g13(kind: str, tmp_path: Path) -> None:
@@ -397,6 +399,7 @@ FORKS: list[Any] = [
 ]
 
 
+@pytest.mark.case("S04")
 @pytest.mark.skipif(
     not hasattr(sys, "getswitchinterval") or sys.platform == "win32", reason="fork"
 )
@@ -435,6 +438,7 @@ server.server_close()
 """
 
 
+@pytest.mark.case("S02")
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("workers", ["0", "4"])
 @pytest.mark.parametrize(("number", "said"), [("SIGTERM", "ended"), ("SIGINT", "interrupted")])

@@ -12,9 +12,10 @@ import pytest
 
 import datagram_servers
 import pysock
-from conftest import unix
+from conftest import unix, unlike_wine
 from datagram_servers import UDP, Asker, fail, serving
 from gate import echo
+from peers import until
 
 address = datagram_servers.address
 
@@ -29,7 +30,7 @@ def test_counters_and_what_it_says_of_itself(address: str) -> None:
             "messages_in": 3, "messages_out": 2, "bytes_in": 7, "bytes_out": 3,
             "handler_errors": 1, "replies_lost": 0, "too_long": 0, "refused": 0,
         }  # fmt: skip
-        assert {**server.stats, **expected} == server.stats
+        until(lambda: expected.items() <= server.stats.items())
         assert set(server.stats) == {*expected, "dropped", "threads", "takeovers"}
         assert server.stats["threads"] >= 1
         assert repr(server) == f"<DatagramServer {server.address}>"
@@ -53,6 +54,7 @@ def test_unix_path_is_private_and_goes_with_the_server(tmp_path: Path) -> None:
 
 
 @unix
+@pytest.mark.leaves_path
 def test_unix_path_that_nobody_serves_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     stale, taken, file = tmp_path / "stale", tmp_path / "taken", tmp_path / "file"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -114,7 +116,7 @@ async def answer_later(message: bytes) -> bytes:
     return message
 
 
-REFUSED: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
+REFUSED: list[Any] = [
     (UDP, None, {}, TypeError, "handler is a NoneType"),
     (UDP, answer_later, {}, TypeError, "is async"),
     (UDP, echo, {"workers": -1}, ValueError, "workers is -1"),
@@ -132,7 +134,10 @@ REFUSED: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
     (UDP, echo, {"groups": ["239.1.1.1"], "interface": "none!"}, ValueError, "no interface"),
     ("tcp://127.0.0.1:0", echo, {}, ValueError, "is for a stream"),
     ("unix:///s", echo, {}, ValueError, "is for a stream"),
-    ("udp://192.0.2.1:0", echo, {}, OSError, "cannot receive at udp://192.0.2.1:0"),
+    pytest.param(
+        "udp://192.0.2.1:0", echo, {}, OSError, "cannot receive at udp://192.0.2.1:0",
+        marks=unlike_wine,
+    ),
 ]  # fmt: skip
 
 

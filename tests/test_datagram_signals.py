@@ -32,6 +32,7 @@ class Alarm(Exception):
 # ------------------------------------------------------------ fork
 
 
+@pytest.mark.case("S06")
 @posix
 def test_client_belongs_to_the_process_that_made_it(udp_ends):
     printed = run_python(
@@ -113,6 +114,7 @@ def raise_alarm(*_: object) -> None:
     raise Alarm
 
 
+@pytest.mark.case("P11")
 @posix
 @pytest.mark.parametrize("timeout", [None, LONG])
 def test_signal_while_waiting_goes_unnoticed(few_ends, receive, on_signal, timeout):
@@ -126,6 +128,7 @@ def test_signal_while_waiting_goes_unnoticed(few_ends, receive, on_signal, timeo
     assert counted == [1]
 
 
+@pytest.mark.case("P12")
 @posix
 def test_handler_that_raises_loses_no_datagram(few_ends, receive, on_signal):
     client = few_ends.client
@@ -161,6 +164,7 @@ def test_handler_that_raises_while_sending_sends_nothing(unix_ends, on_signal, w
     assert unix_ends.hear() == b"next"
 
 
+@pytest.mark.case("P11")
 @posix
 def test_storm_of_signals_loses_nothing_and_restarts_no_deadline(few_ends):
     client = few_ends.client

@@ -71,6 +71,7 @@ def byte_by_byte(stream: bytes) -> list[bytes]:
 # --- against the reference, at random ---
 
 
+@pytest.mark.case("P01", "I01")
 @properties
 @given(strategies.streams(), strategies.cuts)
 def test_messages_survive_any_cut(case: tuple[Format, list[bytes]], sizes: list[int]) -> None:
@@ -82,6 +83,7 @@ def test_messages_survive_any_cut(case: tuple[Format, list[bytes]], sizes: list[
         assert outcome_of(framing.decoder(), chunks) == Outcome(expected)
 
 
+@pytest.mark.case("P04")
 @properties
 @given(strategies.streams(), strategies.cuts)
 def test_end_of_stream_anywhere(case: tuple[Format, list[bytes]], sizes: list[int]) -> None:
@@ -93,6 +95,7 @@ def test_end_of_stream_anywhere(case: tuple[Format, list[bytes]], sizes: list[in
         assert outcome_of(framing.decoder(), strategies.cut(stream[:end], sizes)) == oracle
 
 
+@pytest.mark.case("I01", "Z06")
 @settings(properties, max_examples=300)
 @given(strategies.garbage(), strategies.cuts)
 def test_any_bytes_give_the_same_as_the_reference(
@@ -106,6 +109,7 @@ def test_any_bytes_give_the_same_as_the_reference(
         assert outcome_of(framing.decoder(), chunks) == expected
 
 
+@pytest.mark.case("I01")
 @properties
 @given(strategies.any_format, st.data())
 def test_what_encode_writes_feed_reads(framing: Format, data: st.DataObject) -> None:
@@ -195,6 +199,7 @@ STREAMS: list[tuple[Format, list[bytes], bytes]] = [
 NAMES = [repr(framing) for framing, _, _ in STREAMS]
 
 
+@pytest.mark.case("P01")
 @pytest.mark.parametrize(("framing", "messages", "stream"), STREAMS, ids=NAMES)
 def test_three_frames_cut_at_every_byte(
     framing: Format, messages: list[bytes], stream: bytes
@@ -208,6 +213,7 @@ def test_three_frames_cut_at_every_byte(
     assert outcome_of(Decoder(framing), byte_by_byte(stream)) == Outcome(messages)
 
 
+@pytest.mark.case("P04")
 @pytest.mark.parametrize(("framing", "messages", "stream"), STREAMS, ids=NAMES)
 def test_three_frames_ended_at_every_byte(
     framing: Format, messages: list[bytes], stream: bytes
@@ -219,6 +225,7 @@ def test_three_frames_ended_at_every_byte(
         assert outcome_of(Decoder(framing), byte_by_byte(stream[:end])) == expected
 
 
+@pytest.mark.case("P02")
 @pytest.mark.parametrize("size", [1, 3, 64, 997, 4096])
 @pytest.mark.parametrize("framing", [LengthField(), Varint(), Netstring(), Delimiter(b"\xff")])
 def test_stream_in_chops(framing: Format, size: int) -> None:
@@ -234,6 +241,7 @@ LENGTHS = [0, 1, 2, 125, 126, 127, 128, 255, 256, 4095, 4096, 16383, 16384, 1638
 LENGTHS += [32767, 32768, 65535, 65536, 65537, 1 << 20]
 
 
+@pytest.mark.case("H01")
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize(
     "framing",
@@ -245,6 +253,7 @@ def test_lengths_around_every_boundary(framing: Format, length: int) -> None:
     assert framing.decoder().feed(framing.encode(message)) == [message]
 
 
+@pytest.mark.case("H01", "H02")
 @pytest.mark.parametrize(("framing", "messages", "stream"), STREAMS, ids=NAMES)
 def test_largest_frame_is_taken_and_one_byte_more_is_not(
     framing: Format, messages: list[bytes], stream: bytes
@@ -261,6 +270,7 @@ def test_largest_frame_is_taken_and_one_byte_more_is_not(
     assert caught.value.limit == 7
 
 
+@pytest.mark.case("H06")
 def test_empty_messages_are_messages() -> None:
     """H06"""
     frames = b"\0\0\0\1a" + bytes(12) + b"\0\0\0\1b"
@@ -344,6 +354,7 @@ MALFORMED: list[tuple[Format, bytes, type[FramingError], str]] = [
 ]
 
 
+@pytest.mark.case("H02", "H03", "H07")
 @pytest.mark.parametrize(("framing", "data", "error", "match"), MALFORMED)
 def test_malformed_frame_is_refused(
     framing: Format, data: bytes, error: type[FramingError], match: str
@@ -374,6 +385,7 @@ def test_frames_before_a_malformed_one_are_delivered(
         decoder.eof()
 
 
+@pytest.mark.case("P04")
 def test_end_inside_a_frame_says_how_much_was_due() -> None:
     """P04"""
     cases: list[tuple[Format, bytes, int | None]] = [
@@ -409,6 +421,7 @@ def test_more_bytes_after_a_quiet_end_are_still_decoded() -> None:
 # --- arguments, memory ---
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize("wrong", ["hello", None, 5, [b"hello"]], ids=repr)
 def test_feed_refuses_what_is_no_buffer(wrong: Any) -> None:
     """H14: and nothing is lost by it."""
@@ -419,6 +432,7 @@ def test_feed_refuses_what_is_no_buffer(wrong: Any) -> None:
     assert decoder.feed(b"a") == [b"a"]
 
 
+@pytest.mark.case("H14")
 def test_feed_refuses_a_buffer_with_holes() -> None:
     """H14"""
     with pytest.raises(BufferError, match="contiguous"):
@@ -439,6 +453,7 @@ def test_decoder_takes_a_format_only(wrong: Any) -> None:
         Decoder(wrong)
 
 
+@pytest.mark.case("H04", "H05")
 @pytest.mark.parametrize(
     "framing", [LengthField(max_frame=None), MultiprocessingConnection(max_frame=None)]
 )

@@ -176,6 +176,7 @@ def test_haproxy_finds_no_fault_with_the_configuration(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.case("I04")
 @pytest.mark.parametrize(
     ("version", "send"),
     [
@@ -196,6 +197,7 @@ def test_messages_arrive_with_the_clients_address_i04(balance, version, send):
         assert sum(accepted) == 4 and min(accepted) > 0
 
 
+@pytest.mark.case("H21")
 def test_connection_past_the_proxy_is_closed_h21(balance):
     balancer = balance()
     sock = socket.create_connection(("127.0.0.1", balancer.one.port), LONG)
@@ -270,6 +272,7 @@ def ask(address: Path) -> bytes:
         return client.request(b"code")
 
 
+@pytest.mark.case("I06", "I07")
 def test_service_runs_under_systemd_socket_activate_i06(tmp_path):
     """ExecStart as it stands, with its socket and ear; then ExecReload, and the end."""
     program, _, arguments = setting(SERVICE, "ExecStart").partition(" ")

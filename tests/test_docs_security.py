@@ -269,6 +269,7 @@ def test_tls_passes_through_the_balancer(site, certs):
             assert client.request(b"hello") == b"('alice', '127.0.0.9')"
 
 
+@pytest.mark.case("T19")
 @pytest.mark.parametrize("behind", ["ssl verify none", ""])
 def test_proof_fails_where_tls_ends_at_the_proxy(tmp_path, certs, behind):
     other = certs.issue(*certificates.NAMES)

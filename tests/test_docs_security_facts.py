@@ -50,6 +50,7 @@ def test_limits_are_those_of_the_code():
     assert penalties.source_of(("127.0.0.1", 1)) is None
 
 
+@pytest.mark.case("L04")
 def test_fourth_wrong_key_locks_an_address_out():
     known = penalties.Penalties()
     for number in range(4):
@@ -90,6 +91,7 @@ def test_tls_has_no_half_close(certs):
         assert client.request(b"x") == b"x"
 
 
+@pytest.mark.case("T04")
 @pytest.mark.parametrize("cut", [True, False])
 def test_cut_is_no_end(certs, cut):
     """With a farewell the loop of the page ends, without one it raises."""

@@ -43,6 +43,10 @@ SAID = [
     (ConnectionClosed("closed here"), "closed here"),
     (IncompleteFrame(3, 9), "the stream ended after 3 of 9 bytes of a frame"),
     (IncompleteFrame(3, None), "the stream ended inside a frame, after 3 bytes"),
+    (
+        IncompleteFrame(0, None),
+        "the stream was cut off: it ended between frames, but TLS without its close_notify",
+    ),
     (AuthenticationError("no proof"), "no proof"),
     (RemoteError("refused"), "refused"),
 ]
@@ -83,6 +87,15 @@ def test_numbers_are_attributes() -> None:
     assert (invalid.header, invalid.reason, invalid.hint) == (b"\x05", "reason", "hint")
     short = IncompleteFrame(3, 9)
     assert (short.received, short.expected) == (3, 9)
+    remote = RemoteError("text", "busy")
+    assert (remote.text, remote.code) == ("text", "busy")
+
+
+def test_what_is_left_out_is_empty() -> None:
+    assert FrameTooLarge(70, 64).hint == InvalidHeader(b"\x05", "reason").hint == ""
+    assert ConnectionClosed().args == ("the peer closed the connection",)
+    remote = RemoteError("text")
+    assert (remote.code, remote.output, remote.stderr) == ("failed", None, None)
 
 
 def test_ordinary_code_catches_what_it_already_catches() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import peers
+from apart import apart
 from conftest import linux
 from peers import LONG, SHORT, asleep, background, pattern, run_python
 from pysock import Connection, wait
@@ -43,13 +47,20 @@ def file_of(data: bytes, folder: Any) -> Any:
     return open(folder / "file", "rb")
 
 
+@contextlib.contextmanager
+def linked_by(way: str, folder: Any) -> Iterator[Any]:
+    with peers.linked("tcp4", folder) as (near, far):
+        conn = near.connection()
+        if sys.platform != "win32":  # where the connection itself relies on that
+            near.sock.setblocking(way == "by reading")
+        yield conn, far
+
+
 @pytest.fixture(params=["by reading", "by the system"])
 def sender(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
     """An end of a blocking socket, and of one where the system copies the file."""
-    with peers.linked("tcp4", tmp_path) as (near, far):
-        conn = near.connection()
-        near.sock.setblocking(request.param == "by reading")
-        yield conn, far
+    with apart(request, lambda: linked_by(request.param, tmp_path)) as both:
+        yield both
 
 
 # ------------------------------------------------------------ sending
@@ -165,6 +176,7 @@ def test_sendfile_refuses_what_is_no_binary_file(sender, bad):
     assert conn.stats.bytes_out == conn.unsent == 0
 
 
+@pytest.mark.case("H10")
 def test_sendfile_above_the_limit_leaves_the_connection_usable(sender, tmp_path):
     """H10"""
     conn, peer = sender
@@ -267,6 +279,7 @@ def others(conn: Connection, other: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.case("P07")
 def test_sendfile_that_timed_out_is_continued_only_by_itself(tight_ends, tmp_path):
     """P07"""
     conn, peer = tight_ends[0].connection(timeout=SHORT), tight_ends[1]
@@ -287,6 +300,7 @@ def test_sendfile_that_timed_out_is_continued_only_by_itself(tight_ends, tmp_pat
     assert peer.read(8) == FIELD.encode(b"next")
 
 
+@pytest.mark.case("P07")
 def test_sendfile_by_the_system_that_timed_out_goes_on(sender, tmp_path):
     """P07"""
     conn, peer = sender
@@ -400,6 +414,7 @@ def test_recvfile_after_a_recv_that_timed_out_tells_its_progress(few_ends):
     assert told[-1:] == [(100_000, 100_000)]
 
 
+@pytest.mark.case("P06")
 def test_recvfile_that_timed_out_is_continued_only_by_itself(few_ends):
     """P06"""
     conn, peer, file = few_ends[0].connection(timeout=SHORT), few_ends[1], io.BytesIO()
@@ -445,6 +460,7 @@ def test_file_to_file_over_a_connection(tight_ends, tmp_path):
     assert (tmp_path / "copy").read_bytes() == pattern(1 << 20)
 
 
+@pytest.mark.case("D09")
 @linux
 @pytest.mark.parametrize("blocking", ["blocking", "non-blocking"])
 def test_peer_that_goes_during_sendfile_raises_where_sigpipe_kills(tmp_path, blocking):

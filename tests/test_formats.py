@@ -335,6 +335,7 @@ def test_packed_header_unpacks_to_the_same_length(
         assert framing_.unpack_header(header) == (length, len(header))
 
 
+@pytest.mark.case("I01")
 @properties
 @given(strategies.garbage())
 def test_unpack_header_agrees_with_the_reference(case: tuple[Format, bytes]) -> None:
@@ -351,6 +352,7 @@ def test_unpack_header_agrees_with_the_reference(case: tuple[Format, bytes]) -> 
         assert framing_.unpack_header(data) == expected
 
 
+@pytest.mark.case("H11")
 def test_header_of_an_impossible_length_is_refused() -> None:
     with pytest.raises(FrameTooLarge, match="length 11 exceeds 10") as caught:
         LengthField(max_frame=10).pack_header(11)
@@ -372,6 +374,7 @@ def test_header_of_an_impossible_length_is_refused() -> None:
 # --- encode ---
 
 
+@pytest.mark.case("I01", "Z06")
 @properties
 @given(strategies.any_format, st.data())
 def test_encode_agrees_with_the_reference(framing_: Format, data: st.DataObject) -> None:
@@ -389,6 +392,7 @@ def test_encode_agrees_with_the_reference(framing_: Format, data: st.DataObject)
             assert framing_.encode(message) == expected
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize("framing_", ONE_OF_EACH, ids=repr)
 def test_encode_takes_any_contiguous_buffer(framing_: Format) -> None:
     """H14"""
@@ -406,6 +410,7 @@ def test_encode_takes_any_contiguous_buffer(framing_: Format) -> None:
         assert framing_.encode(buffer) == expected
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize("framing_", ONE_OF_EACH, ids=repr)
 @pytest.mark.parametrize("wrong", ["hello", None, 5, 5.0, ["hello"]], ids=repr)
 def test_encode_refuses_what_is_no_buffer(framing_: Format, wrong: Any) -> None:
@@ -414,6 +419,7 @@ def test_encode_refuses_what_is_no_buffer(framing_: Format, wrong: Any) -> None:
         framing_.encode(wrong)
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize("framing_", ONE_OF_EACH, ids=repr)
 def test_encode_refuses_a_buffer_with_holes(framing_: Format) -> None:
     """H14"""
@@ -448,6 +454,7 @@ CANNOT_CARRY = [
 ]
 
 
+@pytest.mark.case("H10")
 @pytest.mark.parametrize(("framing_", "message", "error", "match"), CANNOT_CARRY)
 def test_message_that_the_format_cannot_carry(
     framing_: Format, message: bytes, error: type[FramingError], match: str

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import logging
-import os
 import socket
 import time
 
@@ -282,6 +281,7 @@ def test_server_takes_a_listening_socket():
 
 
 @unix
+@pytest.mark.leaves_path
 def test_unix_path_is_removed_by_who_made_it(tmp_path):
     path = tmp_path / "health"
     with HealthServer(path, dict) as server:
@@ -341,5 +341,5 @@ def test_thread_that_cannot_start_leaves_nothing(monkeypatch):
         patch.setattr(health.threading.Thread, "start", fail)
         with pytest.raises(RuntimeError, match="can't start"):
             server.start()
-    assert os.fstat(server._listener.fileno())
+    assert server._listener.fileno() != -1
     server.close()

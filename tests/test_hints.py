@@ -47,6 +47,7 @@ PEERS = [
 ]
 
 
+@pytest.mark.case("H07")
 @pytest.mark.parametrize(("header", "shown", "peer"), PEERS)
 def test_peer_of_another_protocol_is_named(header: bytes, shown: str, peer: str) -> None:
     """H07: with and without a length field."""
@@ -108,6 +109,7 @@ def test_signature_goes_before_byte_order() -> None:
     assert "TLS" in explain(field, field, "big", LIMIT)
 
 
+@pytest.mark.case("H07")
 @given(
     header=st.binary(max_size=40) | st.binary(max_size=9).map(lambda tail: b"GET " + tail),
     at=st.integers(0, 8),

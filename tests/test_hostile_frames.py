@@ -48,6 +48,7 @@ BAD = [
 ]
 
 
+@pytest.mark.case("H02", "H03", "H07")
 @pytest.mark.parametrize(
     ("kind", "handler"),
     [("authkey", echo), ("tls", echo), ("tls", Echo), ("tls+authkey", Echo)],
@@ -74,6 +75,7 @@ def after_all(target: Target) -> Any:
     return target.ready()
 
 
+@pytest.mark.case("H09")
 @pytest.mark.parametrize("came", [before_all, after_all])
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_bytes_and_then_lines_without_end(
@@ -104,6 +106,7 @@ def test_bad_bytes_and_then_lines_without_end(
 # ------------------------------------------------------------ what is announced
 
 
+@pytest.mark.case("H04", "H05")
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_that_never_come_are_cut(
     kind: str, certs: Certificates, caplog: pytest.LogCaptureFixture
@@ -125,10 +128,11 @@ def test_frames_that_never_come_are_cut(
 COUNTS = {"plain": 1000, "authkey": 1000, "tls": 250, "tls+authkey": 250}
 
 
+@pytest.mark.case("H04", "H05")
 @linux
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_of_many_that_announce_much(kind: str, certs: Certificates) -> None:
-    """H04, H05, threat 5, 6: less than 128 KiB for each, and far less without TLS."""
+    """H04, H05: less than 128 KiB for each, and far less without TLS."""
     raise_descriptor_limit(1200)
     count = COUNTS[kind]
     with measured(kind, certs) as target, contextlib.ExitStack() as stack:
@@ -142,6 +146,7 @@ def test_memory_of_many_that_announce_much(kind: str, certs: Certificates) -> No
         assert each < (128 if target.encrypted else 20) * KIB
 
 
+@pytest.mark.case("H05")
 @linux
 @pytest.mark.parametrize("kind", TLS_KINDS)
 def test_memory_of_many_records_that_never_end(kind: str, certs: Certificates) -> None:
@@ -158,10 +163,11 @@ def test_memory_of_many_records_that_never_end(kind: str, certs: Certificates) -
         assert each < 128 * KIB
 
 
+@pytest.mark.case("H04")
 @linux
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_memory_of_a_thousand_that_never_get_as_far(kind: str, certs: Certificates) -> None:
-    """H04, threat 3: each that was refused has given back what it held.
+    """H04: each that was refused has given back what it held.
 
     A hundred at a time are there at most.
     """

@@ -72,6 +72,7 @@ GARBAGE = [
 # ------------------------------------------------------------ bytes that are something else
 
 
+@pytest.mark.case("H07", "H08")
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_garbage_is_refused_with_one_line(
@@ -88,6 +89,7 @@ def test_garbage_is_refused_with_one_line(
     assert any(word in line for word in ("exceeds", "proof", "TLS"))
 
 
+@pytest.mark.case("H08")
 @pytest.mark.parametrize("kind", TLS_KINDS)
 def test_plain_client_of_a_tls_server_is_told(
     kind: str, certs: Certificates, caplog: pytest.LogCaptureFixture
@@ -106,6 +108,7 @@ def test_plain_client_of_a_tls_server_is_told(
     check_log(caplog, *["the client's bytes are not TLS"] * 2)
 
 
+@pytest.mark.case("H08")
 @pytest.mark.parametrize("kind", ["plain", "authkey"])
 def test_tls_client_of_a_plain_server_is_told(
     kind: str, certs: Certificates, caplog: pytest.LogCaptureFixture
@@ -118,6 +121,7 @@ def test_tls_client_of_a_plain_server_is_told(
     check_log(caplog, "a TLS peer?")
 
 
+@pytest.mark.case("H08")
 def test_one_end_without_a_key_is_told(
     certs: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -166,11 +170,12 @@ def silent_at(target: Target, stage: str) -> Any:
 STAGES = [(kind, stage) for kind in KINDS[1:] for stage in stages(kind)]
 
 
+@pytest.mark.case("H07", "T06")
 @pytest.mark.parametrize(("kind", "stage"), STAGES)
 def test_silence_is_ended_at_the_deadline(
     kind: str, stage: str, certs: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """H07, T06, threat 2: nothing, one byte, half a handshake; with one line in the log."""
+    """H07, T06: nothing, one byte, half a handshake; with one line in the log."""
     with attacked(kind, certs, handshake_timeout=PATIENCE) as target:
         with silent_at(target, stage) as sock:
             with target.client() as good:
@@ -182,6 +187,7 @@ def test_silence_is_ended_at_the_deadline(
     check_log(caplog, "its handshake takes too long")
 
 
+@pytest.mark.case("L02", "T06")
 @pytest.mark.parametrize(("kind", "stage"), STAGES)
 def test_silent_clients_hold_no_thread_and_no_place(
     kind: str, stage: str, certs: Certificates, caplog: pytest.LogCaptureFixture
@@ -205,8 +211,9 @@ def test_silent_clients_hold_no_thread_and_no_place(
         check_log(caplog, *["others wait"] * len(warnings_in(caplog)))
 
 
+@pytest.mark.case("L02")
 def test_strangers_do_not_take_all_connections(certs: Certificates) -> None:
-    """L02, threat 3: also where max_connections are fewer than the handshakes may be."""
+    """L02: also where max_connections are fewer than the handshakes may be."""
     options = {"max_connections": 8, "handshake_timeout": None}
     with attacked("authkey", certs, **options) as target, contextlib.ExitStack() as stack:
         for _ in range(7):
@@ -216,6 +223,7 @@ def test_strangers_do_not_take_all_connections(certs: Certificates) -> None:
             assert good.request(b"meanwhile") == b"meanwhile"
 
 
+@pytest.mark.case("T06")
 @pytest.mark.parametrize("kind", SECRET_KINDS)
 def test_drip_is_one_handshake_however_slow(
     kind: str, certs: Certificates, caplog: pytest.LogCaptureFixture
@@ -232,6 +240,7 @@ def test_drip_is_one_handshake_however_slow(
     check_log(caplog, "its handshake takes too long")
 
 
+@pytest.mark.case("D13", "D16")
 @pytest.mark.parametrize("kind", SECRET_KINDS)
 def test_stop_does_not_wait_for_handshakes(kind: str, certs: Certificates) -> None:
     """D13, D16: those that have stopped anywhere are ended, and their places are free."""
@@ -249,7 +258,7 @@ def test_stop_does_not_wait_for_handshakes(kind: str, certs: Certificates) -> No
 
 @pytest.mark.parametrize("kind", SECRET_KINDS)
 def test_handle_request_wants_the_proof_too(kind: str, certs: Certificates) -> None:
-    """Threat 1: it would be a way around, else."""
+    """It would be a way around, else."""
     target = Target(kind, certs)
     with target.server as server:
         for good in (False, True):
@@ -277,6 +286,7 @@ def half_close(sock: Any) -> None:
     rest_of(sock)
 
 
+@pytest.mark.case("T06")
 @pytest.mark.parametrize("end", [close, reset, half_close])
 @pytest.mark.parametrize("local", [False, pytest.param(True, marks=unix)])
 @pytest.mark.parametrize("kind", SECRET_KINDS)
@@ -312,6 +322,7 @@ def test_peer_that_ends_at_each_byte_of_a_proof(
 # ------------------------------------------------------------ who does not read
 
 
+@pytest.mark.case("T06")
 @pytest.mark.parametrize("reads", [True, False])
 def test_peer_that_takes_no_certificate_is_waited_for_until_the_deadline(
     reads: bool, certs: Certificates, caplog: pytest.LogCaptureFixture
@@ -351,6 +362,7 @@ def behind_a_proxy(kind: str, certs: Certificates, **options: Any) -> Iterator[T
         yield target
 
 
+@pytest.mark.case("H07")
 @pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n", b"\xff" * 65536, V2 * 5])
 @pytest.mark.parametrize("kind", KINDS)
 def test_garbage_by_way_of_a_proxy(
@@ -365,11 +377,12 @@ def test_garbage_by_way_of_a_proxy(
     check_log(caplog, "203.0.113.9:4711: ")
 
 
+@pytest.mark.case("L03")
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_silent_clients_of_one_source_leave_room_for_others(
     kind: str, certs: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L03, threat 3: of 200 there are never more than 16."""
+    """L03: of 200 there are never more than 16."""
     with behind_a_proxy(kind, certs) as target, contextlib.ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(target.raw(via("203.0.113.9")))
@@ -404,11 +417,12 @@ def is_refused(target: Target, first: bytes) -> bool:
         return True
 
 
+@pytest.mark.case("L04")
 @pytest.mark.parametrize("kind", SECRET_KINDS)
 def test_source_whose_proofs_fail_is_refused_for_a_while(
     kind: str, certs: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L04, threat 4: after a few failures, and nobody else is."""
+    """L04: after a few failures, and nobody else is."""
     guesser, neighbour = via("203.0.113.9"), via("203.0.113.10")
     with behind_a_proxy(kind, certs) as target:
         for _ in range(2):
@@ -427,7 +441,7 @@ def test_source_whose_proofs_fail_is_refused_for_a_while(
 def test_garbage_does_not_keep_failed_proofs_out_of_the_log(
     certs: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Threat 32: lines are limited by kind, so that none can hide the others."""
+    """Lines are limited by kind, so that none can hide the others."""
     with attacked("authkey", certs) as target:
         for _ in range(20):
             with target.raw(b"\xee" * 11) as sock:
@@ -441,13 +455,16 @@ def test_garbage_does_not_keep_failed_proofs_out_of_the_log(
 # ------------------------------------------------------------ users of this machine
 
 
+@pytest.mark.case("T27")
 @pytest.mark.parametrize("kind", KINDS)
 @linux
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user"
+)
 def test_uid_that_is_not_allowed_is_refused(
     kind: str, certs: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """T27, threat 27: before a byte of it is looked at, and it is told nothing."""
+    """T27: before a byte of it is looked at, and it is told nothing."""
     program = """
 import os, socket, sys
 os.setuid(65534)

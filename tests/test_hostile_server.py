@@ -101,6 +101,7 @@ GARBAGE = {
 SHORT = {"a large frame", "a warning"}  # where more could make TLS of it
 
 
+@pytest.mark.case("H07", "H08")
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_server_that_answers_something_else(
@@ -114,6 +115,7 @@ def test_server_that_answers_something_else(
         visit(where, **wanted)
 
 
+@pytest.mark.case("H09")
 @pytest.mark.parametrize("garbage", ["random", "a warning", "a refusal", "its own words"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_server_that_never_stops_to_answer(
@@ -124,6 +126,7 @@ def test_server_that_never_stops_to_answer(
         visit(where, **options(kind, certs))
 
 
+@pytest.mark.case("T06")
 @pytest.mark.parametrize("said", [b"", b"\xff", b"\x16", b"\x16\x03\x03\x40\x00\x02"])
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_server_that_says_too_little(kind: str, said: bytes, certs: Certificates) -> None:
@@ -135,6 +138,7 @@ def test_server_that_says_too_little(kind: str, said: bytes, certs: Certificates
                 visit(where, reconnect=again, **wanted)
 
 
+@pytest.mark.case("P08", "T06")
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_server_that_drips(kind: str, certs: Certificates) -> None:
     """T06, P08: the deadline is one for all of it."""
@@ -180,6 +184,7 @@ REPLIES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.case("T21", "T22")
 @pytest.mark.parametrize("reply", REPLIES)
 @pytest.mark.parametrize("kind", SECRET_KINDS)
 def test_server_that_proves_nothing(kind: str, reply: str, certs: Certificates) -> None:
@@ -197,6 +202,7 @@ def test_server_that_proves_nothing(kind: str, reply: str, certs: Certificates) 
     assert KEY.hex() not in str(caught.value)
 
 
+@pytest.mark.case("T06")
 @pytest.mark.parametrize("end_with", [socket.socket.close, reset])
 @pytest.mark.parametrize("kind", SECRET_KINDS)
 def test_server_that_ends_at_each_byte_of_a_proof(
@@ -225,6 +231,7 @@ def test_server_that_ends_at_each_byte_of_a_proof(
                 pysock.Client(where, **options(kind, certs))
 
 
+@pytest.mark.case("D09", "S11")
 @unix
 def test_no_server_can_have_the_process_killed() -> None:
     """D09, S11: where SIGPIPE is as the system has it, and a proof finds nobody."""
@@ -245,6 +252,7 @@ near.close()
 # ------------------------------------------------------------ within TLS
 
 
+@pytest.mark.case("T06")
 @pytest.mark.parametrize("end_with", [socket.socket.close, reset])
 @kinds
 def test_server_that_ends_inside_its_handshake(
@@ -267,7 +275,7 @@ def test_server_that_ends_inside_its_handshake(
 
 @kinds
 def test_server_with_too_many_names(kind: str, certs: Certificates) -> None:
-    """Threat 5: OpenSSL takes 100 KiB of certificates, and no more."""
+    """OpenSSL takes 100 KiB of certificates, and no more."""
     names = [f"a-long-name-that-nobody-needs-{i}.example.org" for i in range(3000)]
     context = pysock.tls.server_context(*certs.issue("localhost", *names))
 
@@ -282,7 +290,7 @@ def test_server_with_too_many_names(kind: str, certs: Certificates) -> None:
 @pytest.mark.parametrize("said", [HANDSHAKE, CCS, ALERT])
 @kinds
 def test_server_whose_records_never_end(kind: str, said: int, certs: Certificates) -> None:
-    """Threat 5: a message that is said to be of 16 MiB; changes and alerts without end."""
+    """A message that is said to be of 16 MiB; changes and alerts without end."""
     data = {HANDSHAKE: b"\2\xff\xff\xff" + bytes(16000), CCS: b"\1", ALERT: b"\1\x5a"}[said]
     record = struct.pack(">BHH", said, 0x303, len(data)) + data
     with (
@@ -295,6 +303,7 @@ def test_server_whose_records_never_end(kind: str, said: int, certs: Certificate
 # ------------------------------------------------------------ when all had gone well
 
 
+@pytest.mark.case("H02", "H03")
 @pytest.mark.parametrize("kind", KINDS)
 def test_server_that_turns_hostile(kind: str, certs: Certificates) -> None:
     """H02, H03: bytes that are no frame, behind a proper handshake."""
@@ -316,7 +325,7 @@ def test_server_that_turns_hostile(kind: str, certs: Certificates) -> None:
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_who_takes_the_servers_place_gets_nothing(kind: str, certs: Certificates) -> None:
-    """Threat 15: a client that connects again asks for all proofs again."""
+    """A client that connects again asks for all proofs again."""
     wanted = options(kind, certs) | {"reconnect": True}
     first = Target(kind, certs)
     with contextlib.ExitStack() as stack:

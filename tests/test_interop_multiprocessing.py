@@ -77,6 +77,7 @@ def rest_of(peer: subprocess.Popen[str]) -> str:
 # ------------------------------------------------------------ Python itself
 
 
+@pytest.mark.case("I03")
 @pytest.mark.parametrize(
     "kind",
     [
@@ -103,6 +104,7 @@ def test_their_listener(their, kind, tmp_path):
         assert rest_of(peer) == "served"
 
 
+@pytest.mark.case("I03")
 @pytest.mark.parametrize(
     "kind",
     ["tcp", pytest.param("path", marks=unix), pytest.param("abstract", marks=linux)],
@@ -120,6 +122,7 @@ def test_their_client(their, kind, tmp_path):
             assert rest_of(peer) == "called"
 
 
+@pytest.mark.case("I03")
 def test_their_client_in_a_session(their):
     class Echo(MultiprocessingSession):
         authkey = KEY
@@ -136,6 +139,7 @@ def test_their_client_in_a_session(their):
         assert rest_of(peer) == "called"
 
 
+@pytest.mark.case("I03")
 def test_wrong_key_at_their_listener(their):
     with their.run("server", 0, key=OTHER_KEY) as peer:
         address = ("127.0.0.1", int(first_line(peer)))
@@ -144,6 +148,7 @@ def test_wrong_key_at_their_listener(their):
         assert rest_of(peer) == "AuthenticationError: digest received was wrong"
 
 
+@pytest.mark.case("I03")
 def test_wrong_key_of_their_client(their, caplog):
     with (
         refusing(authkey=KEY, legacy=their.legacy) as listener,
@@ -154,6 +159,7 @@ def test_wrong_key_of_their_client(their, caplog):
     assert "the answer to a challenge is wrong: the other side has another key" in warning
 
 
+@pytest.mark.case("T20", "I03")
 def test_their_md5_is_refused_unless_asked_for(caplog):
     their = Their(OLD)
     with their.run("server", 0) as peer:

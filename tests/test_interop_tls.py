@@ -108,6 +108,7 @@ def check_refusal(
     assert re.search(ours, line), line
 
 
+@pytest.mark.case("I05")
 @versions
 @clients
 def test_messages_come_back_to_a_client_i05(kind, version, certs, call, caplog):
@@ -148,6 +149,7 @@ class Cuts(Once):
         list(self.connection)
 
 
+@pytest.mark.case("I05")
 @versions
 @clients
 def test_client_sees_a_clean_end_i05(kind, version, certs, call):
@@ -173,6 +175,7 @@ def test_end_is_another_for_these_clients_where_it_is_cut(kind, certs, call):
         assert re.search("unexpected eof|non-properly terminated", program.said)
 
 
+@pytest.mark.case("T04")
 @clients
 @pytest.mark.parametrize("sent", [b"", frame(b"x" * 9)[:7]])
 def test_killed_client_is_told_as_cut_off(kind, sent, certs, call, caplog):
@@ -241,6 +244,7 @@ def test_wrong_certificate_of_a_client(
         check_refusal(program, server, caplog, theirs, ours)
 
 
+@pytest.mark.case("T07")
 @pytest.mark.parametrize(
     ("files", "theirs", "ours"),
     [
@@ -257,6 +261,7 @@ def test_certificate_that_clients_refuse_t07(kind, files, theirs, ours, certs, c
         check_refusal(program, server, caplog, theirs, ours)
 
 
+@pytest.mark.case("T08")
 @pytest.mark.parametrize(
     ("kind", "version", "minimum"),
     [
@@ -274,6 +279,7 @@ def test_clients_version_is_refused_t08(kind, version, minimum, certs, call, cap
         check_refusal(program, server, caplog, theirs, NO_VERSION)
 
 
+@pytest.mark.case("T08")
 def test_ciphers_that_have_nothing_in_common_t08(certs, call, caplog):
     context = certs.server_context(minimum="1.2")
     context.set_ciphers("aRSA+AES")  # its key is another one's
@@ -306,6 +312,7 @@ def check_numbered(lines: Iterator[bytes]) -> None:
         assert line == b"%d" % number * 99
 
 
+@pytest.mark.case("C06")
 def test_keys_are_updated_while_messages_flow(certs, call):
     """Once without a wish for the server's own new keys, once with, and so on."""
     stop = threading.Event()
@@ -327,6 +334,7 @@ def test_keys_are_updated_while_messages_flow(certs, call):
         assert stream.request(b"after") == b"after"
 
 
+@pytest.mark.case("C06")
 def test_gnutls_updates_its_keys(certs, call):
     with (
         serving(echo, tls=certs.server_context(), framing=BY_LINE) as server,
@@ -343,6 +351,7 @@ def test_gnutls_updates_its_keys(certs, call):
         assert program.said.count("Rekey was completed") == 3
 
 
+@pytest.mark.case("C05", "T31")
 @pytest.mark.parametrize(
     ("kind", "wish", "theirs"),
     [
@@ -375,6 +384,7 @@ def test_renegotiation_is_refused_and_the_server_goes_on(
 ALERT = bytes([21, 3, 3, 0, 2, 2])  # a fatal one begins so
 
 
+@pytest.mark.case("H08")
 @pytest.mark.parametrize(
     ("sent", "ours"),
     [
@@ -396,6 +406,7 @@ def test_plain_client_is_refused_h08(sent, ours, certs, tmp_path, caplog):
             assert good.request(b"x") == b"x"
 
 
+@pytest.mark.case("H08")
 @clients
 def test_tls_client_is_refused_without_tls_h08(kind, call, caplog):
     with serving(echo) as server, Client(server.address, timeout=LIMIT) as good:

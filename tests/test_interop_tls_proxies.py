@@ -170,6 +170,7 @@ def check_last(client: Client, server: Server) -> None:
 # ------------------------------------------------------------ HAProxy
 
 
+@pytest.mark.case("I04")
 @pytest.mark.parametrize("known", [False, True])
 def test_haproxy_tells_of_the_tls_that_ends_there_i04(known, haproxy, certs, tmp_path, caplog):
     """Also of the client's certificate: flags 1 TLS, 2 and 4 a certificate."""
@@ -210,6 +211,7 @@ def test_end_of_the_server_comes_through_haproxy(version, haproxy, certs, tmp_pa
         check_last(client, server)
 
 
+@pytest.mark.case("I04")
 @pytest.mark.parametrize("send", ["send-proxy-v2", "send-proxy-v2-ssl", "send-proxy"])
 def test_haproxy_lets_tls_and_the_proof_through_i04(send, haproxy, certs, caplog):
     """A PROXY header, TLS, the proof, messages."""
@@ -233,6 +235,7 @@ def test_haproxy_lets_tls_and_the_proof_through_i04(send, haproxy, certs, caplog
         assert "the proof of user 'ann' is wrong" in line
 
 
+@pytest.mark.case("I04")
 def test_haproxy_encrypts_again_i04(haproxy, certs, tmp_path, caplog):
     """A PROXY header and TLS of the proxy's own, with another certificate in front."""
     bind = f"ssl crt {bundle(certs.issue('localhost'), tmp_path)}"
@@ -249,6 +252,7 @@ def test_haproxy_encrypts_again_i04(haproxy, certs, tmp_path, caplog):
     assert warnings_in(caplog) == []
 
 
+@pytest.mark.case("T19")
 @pytest.mark.parametrize(
     ("encrypted", "same"), [(False, False), (False, True), (True, False), (True, True)]
 )
@@ -314,6 +318,7 @@ def test_stunnel_before_a_plain_server(trust, stunnel, certs, caplog):
     assert warnings_in(caplog) == []
 
 
+@pytest.mark.case("I04")
 def test_stunnel_tells_the_clients_address_i04(stunnel, certs):
     with (
         serving(tell, proxy_protocol="v1") as server,

@@ -101,6 +101,7 @@ def trust(request: pytest.FixtureRequest, certs: Certificates) -> dict[str, Any]
     return {"ca": None, "pin": certs.server.pin}
 
 
+@pytest.mark.case("I05")
 @versions
 @open_servers
 def test_messages_go_both_ways_with_a_server_i05(kind, version, trust, serve, call):
@@ -118,6 +119,7 @@ def test_messages_go_both_ways_with_a_server_i05(kind, version, trust, serve, ca
         assert program.said == ""
 
 
+@pytest.mark.case("I05")
 @versions
 def test_lines_come_back_from_gnutls_i05(version, trust, serve, call):
     with serve("gnutls", version) as program:
@@ -129,6 +131,7 @@ def test_lines_come_back_from_gnutls_i05(version, trust, serve, call):
         assert "Error" not in program.said, program.said
 
 
+@pytest.mark.case("T02")
 @versions
 @open_servers
 def test_all_arrives_before_the_end_t02(kind, version, serve, call):
@@ -144,6 +147,7 @@ def test_all_arrives_before_the_end_t02(kind, version, serve, call):
         assert program.said == ""
 
 
+@pytest.mark.case("I05")
 @versions
 @open_servers
 def test_server_ends_cleanly_i05(kind, version, serve, call):
@@ -159,6 +163,7 @@ def test_server_ends_cleanly_i05(kind, version, serve, call):
         assert list(client) == [b"last"]
 
 
+@pytest.mark.case("T04")
 @servers
 def test_killed_server_is_told_as_cut_off(kind, serve, call):
     with serve(kind) as program, call(program, BY_LINE) as client:
@@ -172,6 +177,7 @@ def test_killed_server_is_told_as_cut_off(kind, serve, call):
             client.recv()
 
 
+@pytest.mark.case("T04")
 @versions
 @open_servers
 def test_server_that_is_killed_inside_a_frame(kind, version, serve, call):
@@ -190,13 +196,14 @@ WRONG_PIN = "0" * 64
 NOT_OURS = "unable to get local issuer certificate; if it is the right server, pass its CA as"
 
 
+@pytest.mark.case("T07")
 @pytest.mark.parametrize(
     ("files", "options", "reason"),
     [
         ("of_other_ca", {}, NOT_OURS),
         ("wrong_name", {}, "IP address mismatch, certificate is not valid for '127.0.0.1'; "),
         ("expired", {}, "certificate has expired; have it renewed"),
-        ("early", {}, "certificate is not yet valid; compare the clocks"),
+        ("early", {}, r"certificate is not yet valid.*; compare the clocks"),
         ("self_signed", {}, "self-signed certificate; if it is the right server"),
         ("server", {"ca": None, "pin": WRONG_PIN}, "the certificate's pin is [0-9a-f]{64}, "),
         ("server", {"pin": WRONG_PIN}, f"expected {WRONG_PIN}; if it was renewed pass its"),
@@ -217,6 +224,7 @@ def test_server_is_not_trusted_t07(kind, files, options, reason, certs, serve, c
             until(lambda: re.search("alert|Error", program.said))
 
 
+@pytest.mark.case("T07")
 @pytest.mark.parametrize("files", ["wrong_name", "expired", "early", "self_signed"])
 @pytest.mark.parametrize("kind", ["openssl", "gnutls"])
 def test_pin_alone_is_enough_t07(kind, files, certs, serve, call):
@@ -242,6 +250,7 @@ def test_right_certificate_of_this_client(kind, version, certs, serve, call):
         assert client.recv() == b"hello"
 
 
+@pytest.mark.case("T09")
 @pytest.mark.parametrize(
     ("files", "theirs"),
     [
@@ -267,6 +276,7 @@ def test_wrong_certificate_of_this_client_t09(
         until(lambda: re.search(theirs, program.said))
 
 
+@pytest.mark.case("T08")
 @servers
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_servers_version_is_refused_t08(kind, version, certs, serve):
@@ -309,6 +319,7 @@ def printed(lines: Iterator[bytes], last: bytes) -> list[bytes]:
     return [line for line in iter(lambda: next(lines), last) if line.startswith(b"line")]
 
 
+@pytest.mark.case("C06")
 def test_keys_are_updated_while_messages_flow(typed, call):
     """Once with a wish for the client's own new keys, once without, and so on."""
     stop = threading.Event()
@@ -330,6 +341,7 @@ def test_keys_are_updated_while_messages_flow(typed, call):
         assert lines == [b"line %d" % count for count in range(sending.finish())]
 
 
+@pytest.mark.case("C05", "T31")
 def test_renegotiation_is_refused(typed, call):
     with typed("-tls1_2") as program, call(program, BY_LINE, minimum="1.2") as client:
         program.write(b"first\n")
@@ -354,15 +366,16 @@ def test_plain_bytes_in_the_midst_are_refused(typed, call):
         program.write(b"first\n")
         assert client.recv() == b"first"
         program.write(b"P\n")  # "Lets print some clear text"
-        with pytest.raises(ssl.SSLError, match="wrong version number"):
+        with pytest.raises(ssl.SSLError, match="bytes are not TLS records"):
             client.recv()
-        with pytest.raises(ssl.SSLError, match="wrong version number"):
+        with pytest.raises(ssl.SSLError, match="bytes are not TLS records"):
             client.send(b"more")
 
 
 # ------------------------------------------------------------ TLS at one end only
 
 
+@pytest.mark.case("H08")
 def test_server_without_tls_h08(call, tmp_path):
     with peer(tmp_path, "socat", "-t", 0.1, "TCP-LISTEN:0,bind=127.0.0.1", "-") as program:
         program.write(b"220 welcome\r\n")
@@ -370,6 +383,7 @@ def test_server_without_tls_h08(call, tmp_path):
             call(program)
 
 
+@pytest.mark.case("H08")
 @servers
 def test_client_without_tls_h08(kind, serve):
     """OpenSSL closes without a word, also with a reset; GnuTLS tells what it does not like."""

@@ -8,6 +8,8 @@ from interop.messages import MIB, Echo, messages
 from interop.program import LIMIT, first_line, running, script
 from pysock import Client, Delimiter, LengthField, Netstring, Server
 
+pytest.importorskip("twisted", reason="no build of what Twisted needs for this Python")
+
 SIZES = (0, 1, 65535, MIB)
 
 kinds = pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def test_file_for_its_owner_alone_is_read(tmp_path, mode):
     assert read_private(path) == read_private(str(path)) == b"data\n"
 
 
+@pytest.mark.case("T11")
 @posix
 @pytest.mark.parametrize("bit", [0o040, 0o020, 0o010, 0o004, 0o002, 0o001])
 def test_file_for_others_is_refused(tmp_path, bit):

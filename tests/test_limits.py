@@ -321,6 +321,7 @@ def test_a_thousand_bad_clients_write_few_lines(caplog: pytest.LogCaptureFixture
     assert 5 <= len(caplog.messages) <= 50
 
 
+@pytest.mark.thread_unsafe(reason="the log is that of all")
 def test_errors_of_different_kinds_are_all_told(caplog: pytest.LogCaptureFixture) -> None:
     """One that repeats does not hide another with the same text."""
     seldom = Seldom(logging.getLogger("seldom"), most=1)

@@ -130,6 +130,7 @@ def test_every_protocol_has_a_vector() -> None:
     assert {vector.name.upper().replace("-", "_") for vector in VECTORS} == set(PROTOCOLS)
 
 
+@pytest.mark.case("I02")
 @pytest.mark.parametrize("vector", VECTORS, ids=IDS)
 def test_vector_is_decoded_and_encoded_back(vector: Vector) -> None:
     """I02"""
@@ -140,6 +141,7 @@ def test_vector_is_decoded_and_encoded_back(vector: Vector) -> None:
     assert reference.encode(framing_, vector.message) == vector.wire
 
 
+@pytest.mark.case("P01", "P04")
 @pytest.mark.parametrize("vector", VECTORS, ids=IDS)
 def test_vector_twice_byte_by_byte_and_cut_short(vector: Vector) -> None:
     """P01, P04"""
@@ -207,6 +209,7 @@ BAD = [
 ]
 
 
+@pytest.mark.case("H02", "H03", "H07")
 @pytest.mark.parametrize(("name", "text", "error", "match"), BAD)
 def test_bad_frame_is_refused(
     name: str, text: str, error: type[FramingError], match: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,13 @@ def test_undocumented_names_are_found(stub: str, missing: set[str]):
 
 def test_the_marker_of_types_is_installed():
     assert (FOLDER / "py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Connection", "Decoder", *(cls.__name__ for cls in pysock.Format.__subclasses__())],
+)
+def test_help_tells_the_arguments(name):
+    signature = inspect.signature(getattr(pysock, name))
+    assert {"max_frame", "framing"} & set(signature.parameters)
+    assert "--" not in inspect.getdoc(getattr(pysock, name)).splitlines()

@@ -94,6 +94,7 @@ def test_source_of_anything_is_no_error(host):
 # ---------------------------------------------------------------- the penalty
 
 
+@pytest.mark.case("L04")
 def test_source_is_refused_from_the_third_failure_on():
     assert left(after(), NOW) == 0.0
     assert left(after(NOW), NOW) == 0.0
@@ -108,6 +109,7 @@ def test_failures_add_up_only_where_they_come_together():
     assert left(after(NOW, NOW + 1, NOW + 2, NOW + 3), NOW + 3) == pytest.approx(17)
 
 
+@pytest.mark.case("L04")
 def test_refusal_lasts_until_the_time_is_over():
     table = after(NOW, NOW, NOW)
     assert left(table, NOW + 3) == pytest.approx(12)
@@ -136,6 +138,7 @@ def test_source_begins_anew_when_its_time_is_over(others):
         assert left(table, NOW + time) == 0.0
 
 
+@pytest.mark.case("L04")
 def test_penalty_has_an_end():
     table = after(*([NOW] * 1000))
     assert left(table, NOW) == 600.0
@@ -144,6 +147,7 @@ def test_penalty_has_an_end():
     assert left(table, NOW + 605) == 0.0
 
 
+@pytest.mark.case("L04")
 def test_sources_do_not_answer_for_each_other():
     table = after(NOW, NOW, NOW)
     table.add("192.0.2.2", NOW)
@@ -178,6 +182,7 @@ def test_penalty_is_what_a_plain_account_of_it_says(steps):
 # ---------------------------------------------------------------- the table
 
 
+@pytest.mark.case("L04")
 def test_table_holds_so_many_sources_and_no_more():
     table = after(NOW, NOW, NOW)
     for number in range(100_000):

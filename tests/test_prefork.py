@@ -15,7 +15,7 @@ import pytest
 
 import pysock
 from conftest import linux
-from programs import APP, LIMIT, program, serving, until
+from programs import APP, LIMIT, Program, program, serving, until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes by fork()")
 
@@ -45,6 +45,7 @@ class Echo(pysock.Session):
         assert list(client) == []
 
 
+@pytest.mark.case("S05")
 def test_master_has_no_threads_and_not_the_users_module(tmp_path):
     app = APP + "\nopen('imported', 'a').write(f'{os.getpid()} {os.getppid()}\\n')\n"
     with serving(tmp_path, "app:pid", "--processes", "2", app=app) as served:
@@ -56,6 +57,29 @@ def test_master_has_no_threads_and_not_the_users_module(tmp_path):
             assert len(os.listdir(f"/proc/{served.pid}/task")) == 1
 
 
+@pytest.mark.case("S05")
+def test_no_fork_is_warned_of(tmp_path):
+    """As Python 3.12 warns of one beside threads: nor where a worker is replaced."""
+    (tmp_path / "app.py").write_text(APP)
+    # Where warnings are errors, as in the other programs, nobody hears of this one.
+    again = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    command = ["-W", "always", "-m", "pysock", "serve", "app:do", "--processes", "2"]
+    served = Program(tmp_path, ["-c", again, *command, "--bind", "127.0.0.1:0"])
+    try:
+        before = served.workers(2)
+        os.kill(before[0], signal.SIGKILL)
+        served.has_said("was killed by SIGKILL")
+        served.workers(2)
+        served.send_signal(signal.SIGHUP)
+        served.has_said("all workers are replaced")
+        until(lambda: not {*served.workers(2)} & {*before})
+        assert served.stop() == 0
+        assert "Warning" not in served.said
+    finally:
+        served.kill()
+
+
+@pytest.mark.case("S10")
 @linux
 def test_command_that_a_handler_runs_inherits_nothing(tmp_path):
     """S10"""
@@ -95,6 +119,7 @@ def handle(message):
 """
 
 
+@pytest.mark.case("S08")
 def test_function_restores_what_it_has_changed(tmp_path):
     """S08"""
     code = (
@@ -136,6 +161,7 @@ print("restored")
         assert served.said.endswith("restored\n")
 
 
+@pytest.mark.case("S08")
 def test_function_lives_with_a_program_that_reaps_all_children(tmp_path):
     """S08"""
     code = (
@@ -218,6 +244,7 @@ assert (signal.getsignal(signal.SIGTERM), sorted(os.listdir("/dev/fd"))) == befo
         assert served.said.count("\n") == 11, served.said
 
 
+@pytest.mark.case("S03")
 def test_function_is_for_the_main_thread(tmp_path):
     """S03"""
     errors: list[BaseException] = []
@@ -283,6 +310,7 @@ def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
         yield sock
 
 
+@pytest.mark.case("I07")
 def test_supervisor_is_told(tmp_path, supervisor):
     env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
     with serving(tmp_path, "app:upper", "--processes", "2", env=env) as served:

@@ -28,6 +28,7 @@ INLINE = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.case("L19")
 @INLINE
 def test_handler_that_fails_ends_its_connection_only(tmp_path, workers):
     with serving(tmp_path, "app:do", *workers) as served, served.client() as other:
@@ -94,6 +95,7 @@ def test_handler_that_keeps_the_interpreter_is_killed(tmp_path):
 # ------------------------------------------------------------ workers that die
 
 
+@pytest.mark.case("L16")
 @pytest.mark.parametrize("way", ["os._exit(3)", "os.kill(os.getpid(), 9)"])
 def test_crashed_worker_is_replaced_and_the_other_unaffected(tmp_path, way):
     """L16"""
@@ -119,6 +121,7 @@ def test_crashed_worker_is_replaced_and_the_other_unaffected(tmp_path, way):
         assert served.stop() == 0
 
 
+@pytest.mark.case("L16")
 def test_worker_that_crashes_again_and_again_is_started_ever_more_slowly(tmp_path):
     """L16"""
     app = APP + (
@@ -143,6 +146,7 @@ def _starts(folder: Path) -> list[float]:
     return [float(line) for line in (folder / "starts").read_text().splitlines()]
 
 
+@pytest.mark.case("L15")
 def test_worker_that_is_told_to_end_loses_nothing_of_the_queue(tmp_path):
     """L15"""
     arguments = ["--processes", "2", "--workers", "0", "--max-connections", "1"]
@@ -206,12 +210,68 @@ sys.exit(pysock.serve("tcp://127.0.0.1:0", handle, processes=4, ready=announce))
         return served.stop()
 
 
+@pytest.mark.case("S08")
 def test_crashed_workers_leave_no_zombies(tmp_path):
     """S08"""
     assert _crash_often(tmp_path, 20) == 0
 
 
+@pytest.mark.case("S08")
 @pytest.mark.slow
 def test_two_hundred_crashed_workers_leave_no_zombies(tmp_path):
     """S08"""
     assert _crash_often(tmp_path, 200) == 0
+
+
+# ------------------------------------------------------------ a system without room
+
+# There is none for another process while that file is there.
+NO_ROOM = """
+import errno, os, sys
+import pysock
+
+fork = os.fork
+
+def fork_if_there_is_room():
+    if os.path.exists("no room"):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+
+def announce(server):
+    print("serves it on", server.addresses[0], flush=True)
+
+os.fork = fork_if_there_is_room
+sys.path.insert(0, os.getcwd())
+sys.exit(pysock.serve("tcp://127.0.0.1:0", "app:do", processes=1, ready=announce))
+"""
+
+
+def test_first_worker_that_cannot_be_started_is_an_error(tmp_path):
+    (tmp_path / "no room").touch()
+    with program(tmp_path, NO_ROOM) as served:
+        assert served.end() == 1
+        served.has_said(r"Error: \[Errno \d+\] cannot start another process: ")
+
+
+def test_worker_that_cannot_be_replaced_is_when_there_is_room(tmp_path):
+    with program(tmp_path, NO_ROOM) as served:
+        (pid,) = served.workers(1)
+        (tmp_path / "no room").touch()
+        os.kill(pid, signal.SIGKILL)
+        served.has_said(r"cannot start another process: .+; trying again in [\d.]+ s")
+        (tmp_path / "no room").unlink()
+        assert int(served.ask(TELL)) != pid
+        assert served.stop() == 0
+
+
+def test_workers_that_cannot_be_reloaded_go_on(tmp_path):
+    with program(tmp_path, NO_ROOM) as served:
+        (pid,) = served.workers(1)
+        (tmp_path / "no room").touch()
+        served.send_signal(signal.SIGHUP)
+        served.has_said("the workers go on as they are: cannot start another process: ")
+        assert int(served.ask(TELL)) == pid
+        (tmp_path / "no room").unlink()
+        served.send_signal(signal.SIGHUP)
+        until(lambda: int(served.ask(TELL)) != pid)
+        assert served.stop() == 0

@@ -14,6 +14,7 @@ from programs import after, asked, serving, until
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes by fork()")
 
 
+@pytest.mark.case("D19", "S09")
 def test_workers_end_when_their_master_is_killed(tmp_path):
     """S09, D19"""
     path = tmp_path / "s"
@@ -27,6 +28,7 @@ def test_workers_end_when_their_master_is_killed(tmp_path):
         assert served.stop() == 0
 
 
+@pytest.mark.case("S09")
 @linux
 def test_worker_that_is_importing_ends_when_its_master_is_killed(tmp_path):
     """S09"""
@@ -38,6 +40,7 @@ def test_worker_that_is_importing_ends_when_its_master_is_killed(tmp_path):
         assert not path.exists()
 
 
+@pytest.mark.case("D19", "S09")
 def test_port_is_free_again_after_a_kill(tmp_path):
     """S09, D19"""
     with serving(tmp_path, "app:upper", "--processes", "2") as served:
@@ -48,6 +51,7 @@ def test_port_is_free_again_after_a_kill(tmp_path):
         assert served.ask(b"b") == b"B"
 
 
+@pytest.mark.case("D19")
 def test_stale_path_is_replaced_and_a_live_one_is_not_stolen(tmp_path):
     """D19"""
     path = tmp_path / "s"

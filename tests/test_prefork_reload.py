@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes by fo
 VERSION = "import os, time\ndef handle(message): return b'version {}'\n"
 
 
+@pytest.mark.case("L15", "S01")
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_hangup_brings_new_code_and_no_request_fails(tmp_path, count):
     with serving(

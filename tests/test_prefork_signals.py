@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes by fo
 # ------------------------------------------------------------ SIGTERM, SIGINT
 
 
+@pytest.mark.case("S01")
 @pytest.mark.parametrize(
     ("number", "status", "to_all"),
     [
@@ -61,6 +62,7 @@ def test_stopped_server_refuses_clients_while_it_finishes(tmp_path):
         assert served.end() == 0
 
 
+@pytest.mark.case("S01")
 @pytest.mark.parametrize(
     ("second", "workers"), [(signal.SIGTERM, []), (signal.SIGINT, ["--workers", "0"])]
 )

@@ -150,6 +150,7 @@ V2 = [
 VALID = [*V1, *V2]
 
 
+@pytest.mark.case("H15", "H18", "H20")
 @pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.0\r\n\r\n", b"PROXY UNKNOWN\r\n\0"])
 @pytest.mark.parametrize(("header", "expected"), VALID)
 def test_header_is_told_from_what_follows_h15_h18_h20(header, expected, data):
@@ -162,11 +163,13 @@ def test_header_is_told_from_what_follows_h15_h18_h20(header, expected, data):
     assert len({found, parse(header)[0]}) == 1
 
 
+@pytest.mark.case("H20")
 def test_bytes_that_follow_are_not_taken_for_a_tlv_h20():
     header = v2(0x21, 0x11, bytes(12))
     assert parse(header + b"\2\0\5hello") == (parse(header)[0], 28)
 
 
+@pytest.mark.case("H17")
 @pytest.mark.parametrize("header", [row[0] for row in VALID])
 def test_every_cut_of_a_header_waits_h17(header):
     version = "v2" if header.startswith(SIGNATURE) else "v1"
@@ -222,6 +225,7 @@ V1_REFUSED = [
 ]
 
 
+@pytest.mark.case("H16")
 @pytest.mark.parametrize(("line", "message"), V1_REFUSED)
 def test_wrong_line_is_refused_at_its_first_wrong_byte_h16(line, message):
     wrong = next(end for end in range(1, len(line) + 1) if refusal(line[:end]) is not None)
@@ -265,6 +269,7 @@ V2_REFUSED = [
 ]
 
 
+@pytest.mark.case("H19")
 @pytest.mark.parametrize(("header", "message"), V2_REFUSED)
 def test_wrong_header_is_refused_at_its_first_wrong_byte_h19(header, message):
     assert parse(header[:-1]) is None
@@ -283,6 +288,7 @@ def refusal(data: bytes, accept: str = "any") -> InvalidHeader | None:
     return None
 
 
+@pytest.mark.case("H19")
 def test_a_flipped_bit_of_a_summed_header_is_seen_h19():
     for bit in range(8 * 28, 8 * len(SUMMED)):
         header = bytearray(SUMMED)
@@ -292,6 +298,7 @@ def test_a_flipped_bit_of_a_summed_header_is_seen_h19():
         assert found is None or 3 not in dict(found[0].tlvs)
 
 
+@pytest.mark.case("H19")
 def test_checksum_covers_the_addresses_h19():
     for at in range(16, 28):
         header = bytearray(SUMMED)
@@ -311,6 +318,7 @@ def test_properties_of_a_header():
 BESIDE = "did the client come past the proxy, or does the proxy lack send-proxy?"
 
 
+@pytest.mark.case("H21")
 @pytest.mark.parametrize(
     ("accept", "data", "message"),
     [

@@ -11,6 +11,7 @@ from conftest import ipv6
 from pysock.proxy import Trusted
 
 
+@pytest.mark.case("H21")
 @pytest.mark.parametrize(
     ("networks", "peer", "trusted"),
     [
@@ -41,6 +42,7 @@ def test_only_trusted_peers_are_believed_h21(networks, peer, trusted):
     assert (peer in Trusted(networks)) is trusted
 
 
+@pytest.mark.case("H21")
 @ipv6
 def test_peer_is_the_same_seen_by_a_socket_for_both_families_h21():
     with (

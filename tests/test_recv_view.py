@@ -152,6 +152,7 @@ def test_every_format_with_a_large_message_cut_where_it_matters(carried, paired_
     assert conn.pending == 0
 
 
+@pytest.mark.case("P06")
 @pytest.mark.parametrize("size", [1000, 100_000, LARGE, 3 * MIB])
 @pytest.mark.parametrize("then", RECEIVERS)
 @pytest.mark.parametrize("first", [name for name in RECEIVERS if name != "recvfile"])
@@ -170,6 +171,7 @@ def test_any_call_goes_on_where_another_stopped(paired_ends, first, then, size):
     assert conn.pending == 0
 
 
+@pytest.mark.case("P06")
 @pytest.mark.parametrize("size", [1000, LARGE])
 def test_view_goes_on_after_timeouts(few_own_ends, size):
     """P06"""

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import pysock
-from conftest import linux
+from conftest import linux, posix
 from gate import connected, serving
 from peers import (
     LONG,
@@ -61,6 +61,7 @@ tracemalloc.start()
 """
 
 
+@posix
 @pytest.mark.parametrize("size", ["200 * KIB", "MIB", "10 * MIB", "64 * MIB"])
 def test_memory_is_used_again(size):
     code = f"""
@@ -79,6 +80,7 @@ assert tracemalloc.get_traced_memory()[1] - before < size + 256 * KIB
     assert run_python(COUNTED + code) == ""
 
 
+@posix
 def test_slices_have_all_of_their_memory_until_they_go():
     code = """
 before, kept = used(), []
@@ -92,6 +94,7 @@ assert 10 * MIB < used() - before < 13 * MIB
     assert run_python(COUNTED + code) == ""
 
 
+@posix
 @pytest.mark.parametrize(
     ("sizes", "most"),
     [
@@ -115,6 +118,7 @@ assert used() - before <= {most} + 64 * KIB, used() - before
     assert run_python(COUNTED + code) == ""
 
 
+@posix
 def test_small_message_does_not_take_a_large_block():
     """A slice that is kept costs a few times its message, not what came before it"""
     code = """
@@ -128,6 +132,7 @@ assert used() - before < 2 * MIB  # out of the 64 MiB
     assert run_python(COUNTED + code) == ""
 
 
+@pytest.mark.case("H05")
 @linux
 @pytest.mark.parametrize("came", [0, 10, 5000, 100_000])
 def test_header_that_announces_much_and_then_silence(came):
@@ -147,6 +152,7 @@ assert resident() - before < (1 << 20), resident() - before
     assert run_python(COUNTED + code) == ""
 
 
+@posix
 def test_what_was_begun_and_given_up_leaves_nothing():
     code = """
 before = used()
@@ -223,7 +229,7 @@ def test_session_of_a_server():
 
 
 def test_memory_of_a_server_counts_views_that_are_under_way():
-    """Threat 6: all arrive in the end, and meanwhile no more is used than one is larger."""
+    """All arrive in the end, and meanwhile no more is used than one is larger."""
     size, count, limit = 3 * MIB, 8, 4 * MIB
     with serving(Sizes, max_memory=limit) as server:
 
@@ -239,6 +245,20 @@ def test_memory_of_a_server_counts_views_that_are_under_way():
             task.finish()
         assert most <= limit + size
         until(lambda: charged(server) == 0)
+
+
+def test_memory_of_a_server_comes_back_from_sessions_at_the_same_time():
+    with serving(Sizes) as server:
+
+        def send() -> None:
+            with pysock.Client(server.address, timeout=LONG) as client:
+                for _ in range(100):
+                    assert client.request_many([bytes(70_000)] * 4) == [b"70000"] * 4
+
+        for task in [Task(send) for _ in range(8)]:
+            task.finish()
+        until(lambda: not server.stats["connections"])
+        assert charged(server) == 0
 
 
 def test_memory_out_of_the_pool_is_counted_as_bytes_arrive():

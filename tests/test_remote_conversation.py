@@ -125,6 +125,7 @@ def taken(steps: list[Step], who: str, message: bytes) -> bool:
     return answers[0]
 
 
+@pytest.mark.case("H13", "T21")
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("who", [CLIENT, SERVER])
 @pytest.mark.parametrize("state", State)
@@ -137,6 +138,7 @@ def test_only_what_a_state_lists_is_taken(state, who, kind):
     assert any(answers) is (kind.name in may)
 
 
+@pytest.mark.case("H13")
 @pytest.mark.parametrize("number", [0, 17, 128, 255])
 @pytest.mark.parametrize("place", range(len(PLACES)))
 def test_unknown_kind_is_refused(place, number):
@@ -145,6 +147,7 @@ def test_unknown_kind_is_refused(place, number):
             side.received(bytes([number]) + b"x")
 
 
+@pytest.mark.case("H13")
 @pytest.mark.parametrize("place", range(len(PLACES)))
 def test_message_without_a_kind_is_refused(place):
     for side in both(*PLACES[place][1]):
@@ -181,6 +184,7 @@ def test_sides_meet_in_either_order():
     assert both(*reversed(MET))[1].state is State.READY
 
 
+@pytest.mark.case("H13")
 @pytest.mark.parametrize(
     "body",
     [b"", b"pysock remote", b"pysock remote\x01x", b"SSH-2.0-x\r\n", b"Pysock remote\x01"],
@@ -191,6 +195,7 @@ def test_peer_that_speaks_something_else_is_refused(body):
             side.received(Kind.VERSION(body))
 
 
+@pytest.mark.case("H13", "I09")
 @pytest.mark.parametrize("number", [0, VERSION + 1, 255])
 def test_peer_of_another_version_is_told_apart(number):
     for side in both():
@@ -210,6 +215,7 @@ def test_one_side_telling_its_version_twice_does_not_stand_for_both():
         assert side.state is State.NEW
 
 
+@pytest.mark.case("T22")
 def test_command_before_the_answer_to_the_version_is_refused():
     _, server = both((CLIENT, version()))
     with pytest.raises(FramingError, match="before the versions"):
@@ -237,6 +243,7 @@ def test_command_with_input_goes_from_start_to_exit():
     assert client.state is server.state is State.READY
 
 
+@pytest.mark.case("R14")
 def test_command_without_input_has_it_ended_from_the_start_r14():
     steps = running(stdin=False)
     client = allow(steps, SERVER, OUT)
@@ -287,17 +294,20 @@ def test_command_with_one_stream_has_no_error_output(options):
     allow([*steps, (SERVER, eof(2))], SERVER, Exit(0).encode())
 
 
+@pytest.mark.case("R22")
 def test_only_a_terminal_has_a_size_r22():
     allow(running(pty=(24, 80)), CLIENT, resize(0, 0xFFFF))
     refuse(running(), CLIENT, resize(24, 80), "without a terminal")
     refuse(running(pty=(24, 80)), CLIENT, Kind.RESIZE(b"\0\1"))
 
 
+@pytest.mark.case("R26")
 @pytest.mark.parametrize("name", sorted(SIGNALS))
 def test_signal_that_is_known_may_be_sent_r26(name):
     allow(running(), CLIENT, Kind.SIGNAL(name))
 
 
+@pytest.mark.case("R26")
 @pytest.mark.parametrize("name", [b"", b"SIGTERM", b"term", b"15", b"RTMIN", b"TERM\0"])
 def test_signal_that_nobody_knows_is_refused_r26(name):
     refuse(running(), CLIENT, Kind.SIGNAL(name), "nobody knows")
@@ -365,6 +375,7 @@ BROKEN: dict[str, tuple[list[Step], str, bytes, str]] = {
 }
 
 
+@pytest.mark.case("R16")
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken_rule_is_noticed_by_either_side_r16(what):
     steps, who, message, match = BROKEN[what]
@@ -391,6 +402,7 @@ STALE = [
 ]
 
 
+@pytest.mark.case("R26")
 @pytest.mark.parametrize("message", STALE)
 @pytest.mark.parametrize("way", [ENDED, [*SENDING, (SERVER, REFUSED)]])
 def test_word_that_was_on_its_way_at_the_end_counts_for_nothing_r26(way, message):

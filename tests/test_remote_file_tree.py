@@ -65,12 +65,14 @@ def refused_everywhere(remote: Remote, local: Path, path: str, match: str) -> No
     assert remote.ready
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("path", WRONG)
 def test_path_that_is_no_plain_names_is_refused_r36(remote, local, path):
     refused_everywhere(remote, local, path, "is no path below the served folder")
     assert remote.names() == [b"a"]
 
 
+@pytest.mark.case("R36")
 def test_empty_path_is_refused_for_files_and_lists_the_root_r36(remote, local):
     for call in (
         lambda: remote.put(local, ""),
@@ -82,6 +84,7 @@ def test_empty_path_is_refused_for_files_and_lists_the_root_r36(remote, local):
     assert remote.names("") == [b"a"]
 
 
+@pytest.mark.case("R36")
 def test_path_with_nul_is_refused_on_both_sides_r36(served, remote, local):
     with pytest.raises(ValueError, match="NUL"):
         remote.put(local, "a\0b")
@@ -98,6 +101,7 @@ def test_path_with_nul_is_refused_on_both_sides_r36(served, remote, local):
 NOT_UTF8 = pytest.param(b"\xff\xfe", marks=linux)  # which others refuse
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("name", ["a\nb", " ", "...", "-rf", "\x1b[2J", NOT_UTF8, "é", "\\"])
 def test_any_other_name_is_kept_as_it_is_r36(remote, local, name):
     remote.put(local, name)
@@ -123,6 +127,7 @@ def test_name_of_255_bytes_is_stored_and_one_more_is_refused(served, remote, loc
     remote.get(name, local)
 
 
+@pytest.mark.case("R36")
 def test_symlink_as_last_part_is_not_followed_r36(served, remote, local):
     (served.root / "link").symlink_to("../x")
     refused_everywhere(remote, local, "link", "is a symbolic link")
@@ -133,16 +138,19 @@ def test_symlink_as_last_part_is_not_followed_r36(served, remote, local):
     ]
 
 
+@pytest.mark.case("R36")
 def test_symlink_within_the_root_is_not_followed_either_r36(served, remote, local):
     (served.root / "link").symlink_to("a/file")
     refused_everywhere(remote, local, "link", "is a symbolic link")
 
 
+@pytest.mark.case("R36")
 def test_dangling_symlink_makes_no_file_r36(served, remote, local):
     (served.root / "link").symlink_to("../outside/new")
     refused_everywhere(remote, local, "link", "is a symbolic link")
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("target", ["../outside", ".", "a", "/"])
 def test_symlink_as_folder_on_the_way_is_not_followed_r36(served, remote, local, target):
     (served.root / "link").symlink_to(target)
@@ -165,6 +173,7 @@ def swapping(monkeypatch: pytest.MonkeyPatch, at: bytes, swap) -> None:
     monkeypatch.setattr(filetree, "_open_folder", open_then_swap)
 
 
+@pytest.mark.case("R36")
 def test_folder_swapped_for_a_symlink_before_its_step_is_refused_r36(
     served, remote, local, monkeypatch
 ):
@@ -179,6 +188,7 @@ def test_folder_swapped_for_a_symlink_before_its_step_is_refused_r36(
         remote.put(local, "a/b/x")
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("what", ["put", "get"])
 def test_folder_swapped_for_a_symlink_after_its_step_is_not_left_r36(
     served, remote, local, monkeypatch, what
@@ -198,6 +208,7 @@ def test_folder_swapped_for_a_symlink_after_its_step_is_not_left_r36(
         assert local.read_bytes() == b"served"
 
 
+@pytest.mark.case("R36")
 def test_file_swapped_for_a_symlink_while_it_is_sent_is_replaced_not_followed_r36(
     served, remote, local
 ):
@@ -210,6 +221,7 @@ def test_file_swapped_for_a_symlink_while_it_is_sent_is_replaced_not_followed_r3
     assert (served.root / "new").read_bytes() == b"mine"
 
 
+@pytest.mark.case("R36")
 def test_file_swapped_for_a_symlink_before_it_is_opened_is_refused_r36(
     served, remote, local, monkeypatch
 ):
@@ -241,6 +253,7 @@ def test_root_that_is_no_folder_is_refused(tmp_path):
             Files(tmp_path / name)
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
 def test_what_is_no_regular_file_is_refused_without_waiting_r36(served, remote, local, kind):
     path = served.root / "special"
@@ -263,6 +276,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting_r36(served, remote, 
     assert not path.is_file()
 
 
+@pytest.mark.case("R36")
 def test_fifo_put_in_place_of_the_file_is_refused_without_waiting_r36(
     served, remote, local, monkeypatch
 ):

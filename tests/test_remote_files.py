@@ -43,6 +43,7 @@ def soon_busy(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- whole files
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("size", SIZES)
 def test_file_of_any_size_comes_whole_with_mode_and_time_r36(remote, here, there, size):
     data, progress, back = content(size), Progress(), Progress()
@@ -84,16 +85,19 @@ def sparse_both_ways(remote: Remote, here: Path, there: Path, size: int) -> int:
     return most
 
 
+@pytest.mark.case("R36")
 def test_memory_does_not_grow_with_the_file_r36(remote, here, there):
     assert sparse_both_ways(remote, here, there, 24 * MIB) < 8 * MIB
 
 
+@pytest.mark.case("R36")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_sparse_file_of_a_gib_in_constant_memory_r36(remote, here, there):
     assert sparse_both_ways(remote, here, there, 1024 * MIB) < 8 * MIB
 
 
+@pytest.mark.case("R36")
 def test_setuid_setgid_and_sticky_are_not_kept_r36(remote, here, there):
     here.write_bytes(b"x")
     here.chmod(0o7751)
@@ -130,6 +134,7 @@ def test_get_replaces_a_file_only_if_it_may(remote, here, there, tmp_path):
     usable(remote, tmp_path)
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("linked", [True, False])
 def test_file_that_appears_meanwhile_is_not_replaced_r36(
     remote, here, there, tmp_path, monkeypatch, linked
@@ -166,6 +171,7 @@ def test_get_follows_a_symlink_of_the_caller_as_cp_does(remote, here, there, tmp
 # ---------------------------------------------------------------- cut and gone on with
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("how", ["end_at", "reset_at"])
 def test_put_that_was_cut_goes_on_where_it_ended_r36(served, remote, here, there, cut, how):
@@ -184,6 +190,7 @@ def test_put_that_was_cut_goes_on_where_it_ended_r36(served, remote, here, there
     assert there.read_bytes() == data
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("how", ["end_at", "reset_at"])
 def test_get_that_was_cut_goes_on_where_it_ended_r36(served, remote, here, there, cut, how):
@@ -222,6 +229,7 @@ def cut_get(remote: Remote, here: Path, at: int) -> Path:
     return left
 
 
+@pytest.mark.case("R36")
 def test_interrupted_put_drops_the_connection_and_goes_on_r36(served, remote, here, there):
     here.write_bytes(content(4 * CHUNK))
     left = cut_put(served, remote, here, 2 * CHUNK)
@@ -234,6 +242,7 @@ def test_interrupted_put_drops_the_connection_and_goes_on_r36(served, remote, he
     assert there.read_bytes() == here.read_bytes()
 
 
+@pytest.mark.case("R36")
 def test_interrupted_get_drops_the_connection_and_goes_on_r36(remote, here, there):
     there.write_bytes(content(4 * CHUNK))
     cut_get(remote, here, 2 * CHUNK)
@@ -251,6 +260,7 @@ def damage(path: Path) -> None:
         file.write(b"damaged")
 
 
+@pytest.mark.case("R36")
 def test_put_begins_again_where_the_first_bytes_are_damaged_r36(served, remote, here, there):
     here.write_bytes(content(4 * CHUNK))
     damage(cut_put(served, remote, here, 2 * CHUNK))
@@ -262,6 +272,7 @@ def test_put_begins_again_where_the_first_bytes_are_damaged_r36(served, remote, 
     assert served.connected == 2
 
 
+@pytest.mark.case("R36")
 def test_get_begins_again_where_the_first_bytes_are_damaged_r36(served, remote, here, there):
     there.write_bytes(content(4 * CHUNK))
     damage(cut_get(remote, here, 2 * CHUNK))
@@ -413,6 +424,7 @@ def test_what_others_put_in_place_of_the_part_is_not_written_to(
 # ---------------------------------------------------------------- two at once
 
 
+@pytest.mark.case("R36")
 def test_same_file_put_twice_at_once_is_busy_for_the_second_r36(
     served, remote, here, there, tmp_path, soon_busy
 ):
@@ -429,6 +441,7 @@ def test_same_file_put_twice_at_once_is_busy_for_the_second_r36(
     usable(other, tmp_path)
 
 
+@pytest.mark.case("R36")
 def test_same_file_got_twice_at_once_is_busy_for_the_second_r36(
     served, remote, here, there, tmp_path, soon_busy
 ):
@@ -445,6 +458,7 @@ def test_same_file_got_twice_at_once_is_busy_for_the_second_r36(
     usable(other, tmp_path)
 
 
+@pytest.mark.case("R36")
 def test_two_files_put_to_one_name_are_never_mixed_r36(served, remote, tmp_path, there):
     ones, twos = tmp_path / "ones", tmp_path / "twos"
     ones.write_bytes(b"1" * (3 * CHUNK))
@@ -454,6 +468,7 @@ def test_two_files_put_to_one_name_are_never_mixed_r36(served, remote, tmp_path,
     assert there.read_bytes() == ones.read_bytes()
 
 
+@pytest.mark.case("R36")
 def test_many_clients_put_one_name_at_once_each_whole_or_busy_r36(served, tmp_path, there):
     """Also two different files of one size and time, which have one temporary name."""
     paths = [tmp_path / "ones", tmp_path / "twos"]

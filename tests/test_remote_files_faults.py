@@ -53,6 +53,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.case("R36")
 def test_put_to_a_full_disk_is_an_error_and_leaves_nothing_r36(small_disk, tmp_path, here):
     with here.open("wb") as file:
         file.truncate(512 * MIB)
@@ -67,6 +68,7 @@ def test_put_to_a_full_disk_is_an_error_and_leaves_nothing_r36(small_disk, tmp_p
         assert served.outcomes[0] == "ENOSPC"
 
 
+@pytest.mark.case("R36")
 def test_get_to_a_full_disk_is_an_error_and_leaves_nothing_r36(
     small_disk, served, remote, there, tmp_path
 ):
@@ -94,6 +96,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("change", CHANGES)
 def test_file_that_changes_while_it_is_put_is_an_error_r36(
     remote, here, there, tmp_path, change
@@ -107,6 +110,7 @@ def test_file_that_changes_while_it_is_put_is_an_error_r36(
     usable(remote, tmp_path)
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("change", CHANGES)
 def test_file_that_changes_while_it_is_got_is_an_error_r36(
     remote, here, there, tmp_path, change
@@ -142,6 +146,7 @@ def test_time_far_away_is_set_as_well_as_the_system_can(remote, there, here, tmp
     usable(remote, tmp_path)
 
 
+@pytest.mark.case("R36")
 def test_file_that_cannot_be_opened_is_an_error_r36(
     remote, here, there, tmp_path, monkeypatch
 ):
@@ -162,6 +167,7 @@ def test_file_that_cannot_be_opened_is_an_error_r36(
     usable(remote, tmp_path)
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("what", ["put", "get"])
 def test_read_error_in_mid_file_leaves_the_connection_usable_r36(
     remote, here, there, tmp_path, monkeypatch, what
@@ -183,6 +189,7 @@ def test_read_error_in_mid_file_leaves_the_connection_usable_r36(
     usable(remote, tmp_path)
 
 
+@pytest.mark.case("R36")
 def test_local_folder_that_is_missing_is_named_and_the_connection_usable_r36(
     remote, there, tmp_path
 ):
@@ -199,6 +206,7 @@ def test_local_folder_that_is_missing_is_named_and_the_connection_usable_r36(
     usable(remote, tmp_path)
 
 
+@pytest.mark.case("R36")
 def test_local_fifo_or_device_is_neither_sent_nor_replaced_r36(remote, there, here):
     there.write_bytes(b"x")
     os.mkfifo(here)
@@ -214,6 +222,7 @@ class CallbackError(Exception):
     pass
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("at", [0, 1, CHUNK, 4 * CHUNK])
 @pytest.mark.parametrize("what", ["put", "get"])
 def test_exception_of_the_callback_ends_the_transfer_cleanly_r36(
@@ -232,6 +241,7 @@ def test_exception_of_the_callback_ends_the_transfer_cleanly_r36(
     usable(remote, tmp_path)
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("delay", [0.0005, 0.001, 0.003])
 @pytest.mark.parametrize("what", ["put", "get"])
 def test_signal_anywhere_in_a_transfer_leaves_no_broken_state_r36(
@@ -285,6 +295,7 @@ def broken_put(served: Served, entry: Entry, *messages: bytes) -> str:
     return str(served.broken.pop())
 
 
+@pytest.mark.case("R36")
 def test_client_that_breaks_the_rules_of_a_put_leaves_no_file_r36(served, there):
     data = Kind.DATA
     assert "DATA of 3 bytes, 2 were" in broken_put(served, Entry(4), data(b"ab"), data(b"cde"))
@@ -305,6 +316,7 @@ def test_client_that_wants_bytes_beyond_the_end_breaks_the_rules(served, there):
     assert "GET from byte 5 of a file of 4" in str(served.broken.pop())
 
 
+@pytest.mark.case("R36")
 def test_put_with_a_wrong_checksum_makes_no_file_r36(remote, there, tmp_path):
     remote.link.begin(Put(b"there", Entry(4)).encode())
     assert remote.link.receive()[0] is Kind.PUT
@@ -329,6 +341,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("script", HOSTILE)
 def test_server_that_breaks_the_rules_of_a_get_makes_no_file_r36(script, here, tmp_path):
     with scripted(Kind.GET, *HOSTILE[script]) as remote:
@@ -338,6 +351,7 @@ def test_server_that_breaks_the_rules_of_a_get_makes_no_file_r36(script, here, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.case("R36")
 def test_get_with_a_wrong_checksum_makes_no_file_r36(here, tmp_path):
     script = (GET(Entry(2).pack()), Kind.GET, Kind.DATA(b"ab"), Kind.DONE(bytes(32)))
     with scripted(Kind.GET, *script) as remote:
@@ -348,6 +362,7 @@ def test_get_with_a_wrong_checksum_makes_no_file_r36(here, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize(
     "script",
     [
@@ -365,6 +380,7 @@ def test_server_that_breaks_the_rules_of_a_put_is_left_r36(script, here):
         assert remote.link.closed
 
 
+@pytest.mark.case("R36")
 def test_connection_lost_before_the_last_word_is_an_error_never_success_r36(here):
     here.write_bytes(b"abcd")
     with scripted(Kind.PUT, offset(Kind.PUT, 0), Kind.DATA) as remote:

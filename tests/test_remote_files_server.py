@@ -37,6 +37,7 @@ def here(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("transport", ["unix", "tls"])
 def test_files_go_both_ways_between_commands_r36(tmp_path, root, here, certs, transport):
     secured = certs if transport == "tls" else None
@@ -54,6 +55,7 @@ def test_files_go_both_ways_between_commands_r36(tmp_path, root, here, certs, tr
     assert entry.mtime_ns == here.stat().st_mtime_ns
 
 
+@pytest.mark.case("R36")
 def test_failed_transfers_leave_the_connection_for_commands_r36(tmp_path, root, here):
     with remotes.served(tmp_path, files_root=root) as server, server.client() as remote:
         (root / "link").symlink_to(here)
@@ -125,6 +127,7 @@ with RemoteClient(sys.argv[1]) as remote:
 """
 
 
+@pytest.mark.case("R36")
 def test_put_of_a_client_that_was_killed_goes_on_r36(tmp_path, root, here):
     with remotes.served(tmp_path, files_root=root) as server, server.client() as remote:
         command = [sys.executable, "-P", "-c", CLIENT, f"unix://{tmp_path}/s", str(here)]
@@ -140,6 +143,7 @@ def test_put_of_a_client_that_was_killed_goes_on_r36(tmp_path, root, here):
     assert parts(root) == []
 
 
+@pytest.mark.case("R36")
 @pytest.mark.parametrize("what", ["put", "get"])
 def test_transfer_whose_server_was_killed_goes_on_with_the_next_r36(
     tmp_path, root, here, what
@@ -165,6 +169,7 @@ def test_transfer_whose_server_was_killed_goes_on_with_the_next_r36(
     assert target.stat().st_size == 16 << 20
 
 
+@pytest.mark.case("R36")
 def test_same_file_put_by_two_clients_at_once_is_busy_for_one_r36(
     tmp_path, root, here, monkeypatch
 ):

@@ -56,6 +56,7 @@ def test_path_of_any_length_harms_nobody(server, remote, where):
         assert process.communicate(b"alive") == (b"alive", b"")
 
 
+@pytest.mark.case("R27")
 @pytest.mark.parametrize("message", [Kind.PING(b"x"), Kind.SIGNAL(b"CONT"), Kind.STDIN()])
 def test_flood_of_words_does_not_put_off_the_time_limit(tmp_path, message):
     with (
@@ -96,6 +97,7 @@ def test_transfer_that_is_silent_ends_with_its_server(tmp_path):
             connection.recv()
 
 
+@pytest.mark.case("R20")
 def test_command_of_too_many_words_is_refused_on_both_sides(server, remote):
     with pytest.raises(OSError, match=os.strerror(errno.E2BIG)):
         remote.run(["true", *["x"] * MOST_FIELDS])

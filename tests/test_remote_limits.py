@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 import certificates
 import remotes
 from conftest import linux
-from peers import LONG
+from peers import LONG, Task
 from programs import until
 from pysock import RemoteError
 from pysock.remote import RemoteServer
@@ -29,6 +31,7 @@ def sh(text: str) -> list[str]:
     return ["sh", "-c", text]
 
 
+@pytest.mark.case("R21")
 def test_variable_that_is_offered_to_all_is_dropped_where_it_is_not_allowed_r21(tmp_path):
     with served(tmp_path, allow_env=["MY_*"]) as server, server.client() as remote:
         env = {"LC_MINE": "x", "TERM": "y", "MY_OWN": "z"}
@@ -50,6 +53,7 @@ def refused(server: Served, args: Any, **options: Any) -> str:
 # ---------------------------------------------------------------- how much
 
 
+@pytest.mark.case("R25")
 def test_command_beyond_max_running_is_refused_and_others_live_r25(tmp_path):
     with served(tmp_path, max_running=3) as server, server.client() as late:
         clients = [server.client() for _ in range(3)]
@@ -65,6 +69,7 @@ def test_command_beyond_max_running_is_refused_and_others_live_r25(tmp_path):
             client.close()
 
 
+@pytest.mark.case("R25")
 @pytest.mark.slow
 def test_sixty_fifth_command_is_refused_r25(server):
     clients = [server.client() for _ in range(64)]
@@ -77,6 +82,7 @@ def test_sixty_fifth_command_is_refused_r25(server):
         client.close()
 
 
+@pytest.mark.case("R27")
 def test_command_that_takes_too_long_for_the_server_is_ended_r27(tmp_path):
     with served(tmp_path, time_limit=0.3) as server, server.client() as remote:
         done = remote.run(sh("echo out; exec sleep 1000"))
@@ -85,6 +91,7 @@ def test_command_that_takes_too_long_for_the_server_is_ended_r27(tmp_path):
         assert remote.run(["true"]).reason == ""
 
 
+@pytest.mark.case("R27")
 def test_command_that_writes_too_much_for_the_server_is_killed_r27(tmp_path):
     with served(tmp_path, max_output=MIB) as server, server.client() as remote:
         done = remote.run(["yes"])
@@ -95,6 +102,7 @@ def test_command_that_writes_too_much_for_the_server_is_killed_r27(tmp_path):
         assert (done.returncode, len(done.stdout), done.reason) == (0, MIB, "")
 
 
+@pytest.mark.case("R27")
 @linux
 @pytest.mark.parametrize(
     ("limits", "script", "status"),
@@ -113,6 +121,44 @@ def test_limit_of_a_process_holds_r27(tmp_path, limits, script, status):
         assert remote.run(["echo", "next"]).stdout == b"next\n"
 
 
+BOMBS = {  # in the group that the command leads, and each in a session of its own
+    "forks": "f() { while :; do f & done; }; f & while :; do :; done",
+    "leaves": 'setsid sh -c "$0" "$0" & setsid sh -c "$0" "$0" & wait',
+}
+
+
+@pytest.mark.case("R34")
+@linux
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("kind", ["forks", pytest.param("leaves", marks=pytest.mark.slow)])
+def test_bomb_of_processes_is_ended_and_the_server_lives(tmp_path, kind):
+    """As a user of its own, for the system counts processes by user, and root's not."""
+    uid = 100_000 + os.getpid()
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    with (
+        served(tmp_path, limits={"processes": 40}, time_limit=0.5) as server,
+        server.client() as remote,
+        server.client() as other,
+    ):
+        bomb = Task(remote.run, [*become, "sh", "-c", BOMBS[kind], BOMBS[kind]])
+        assert other.run(["echo", "meanwhile"]).stdout == b"meanwhile\n"
+        done = bomb.finish(3 * LONG)
+        assert done.returncode == (-signal.SIGHUP if kind == "forks" else 0)
+        assert "time_limit" in done.reason
+        assert b"fork" in done.stderr
+        until(lambda: not processes_of(uid))
+        assert remote.run(["echo", "next"]).stdout == b"next\n"
+
+
+def processes_of(uid: int) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_uid == uid:
+                found.append(path.name)
+    return found
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -129,6 +175,7 @@ def test_option_that_makes_no_sense_is_refused(tmp_path, options):
         RemoteServer(f"unix://{tmp_path}/s", allow_root=True, **options)
 
 
+@pytest.mark.case("R33")
 @linux
 def test_nothing_is_left_of_many_commands_r33(server, remote):
     remote.run(["true"])
@@ -147,6 +194,7 @@ def test_nothing_is_left_of_many_commands_r33(server, remote):
 # ---------------------------------------------------------------- signals
 
 
+@pytest.mark.case("R26")
 @pytest.mark.parametrize("name", ["TERM", "SIGTERM", signal.SIGTERM, int(signal.SIGTERM)])
 def test_signal_reaches_the_command_r26(remote, name):
     with remote.start(["cat"]) as process:
@@ -155,6 +203,7 @@ def test_signal_reaches_the_command_r26(remote, name):
         process.send_signal(name)  # it has ended: nothing happens
 
 
+@pytest.mark.case("R26")
 def test_signal_that_nobody_knows_is_refused_here_r26(remote):
     with remote.start(["cat"]) as process:
         for name in ("XYZ", "", "term", 0, 9999, signal.SIGCHLD):
@@ -163,6 +212,7 @@ def test_signal_that_nobody_knows_is_refused_here_r26(remote):
         assert process.communicate(b"alive") == (b"alive", b"")
 
 
+@pytest.mark.case("R26")
 def test_signal_after_the_end_reaches_nobody_r26(server):
     with bare_client(server.address) as connection:
         connection.send(ask("true"))
@@ -247,6 +297,7 @@ def test_root_has_to_be_allowed(tmp_path, monkeypatch):
     RemoteServer(f"unix://{tmp_path}/s").server_close()
 
 
+@pytest.mark.case("T28")
 def test_address_for_strangers_needs_tls_and_a_key(certs):
     key, tls = os.urandom(32), certs.server_context()
     for options in ({}, {"authkey": key}, {"tls": tls}):
@@ -262,6 +313,7 @@ def test_address_for_strangers_needs_tls_and_a_key(certs):
 # ---------------------------------------------------------------- the audit
 
 
+@pytest.mark.case("R35")
 def test_each_command_has_one_line_without_control_characters_r35(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="pysock.remote")
     with served(tmp_path, allow_env=()) as server, server.client() as remote:

@@ -23,6 +23,7 @@ def sh(text: str) -> list[str]:
     return ["sh", "-c", text]
 
 
+@pytest.mark.case("R31")
 def test_fifty_commands_at_once_are_each_exact_r31(server, tmp_path):
     data = pattern(4 * MIB)
     (tmp_path / "data").write_bytes(data)
@@ -43,6 +44,7 @@ def test_connection_runs_a_hundred_commands_one_after_another(remote):
         assert (done.returncode, done.stdout, done.stderr) == (0, b"%d" % number, b"")
 
 
+@pytest.mark.case("R25")
 def test_second_command_at_a_time_is_refused(remote):
     with remote.start(["cat"]) as process:
         with pytest.raises(RuntimeError, match="under way"):

@@ -61,18 +61,21 @@ def sh(text: str) -> list[str]:
 # ---------------------------------------------------------------- ends
 
 
+@pytest.mark.case("R01")
 @pytest.mark.parametrize("before", ["", "exec >&- 2>&-; sleep 0.02; "])
 def test_exit_status_is_the_commands_r01(remote, before):
     for status in (0, 1, 4, 5, 44, 126, 127, 255):
         assert check_same(remote, sh(f"{before}exit {status}")) == (status, b"", b"")
 
 
+@pytest.mark.case("R02")
 def test_signal_that_ends_the_command_is_a_negative_status_r02(remote):
     for name in ("TERM", "KILL", "SEGV", "INT", "HUP", "USR1", "ABRT", "PIPE"):
         number = getattr(signal, f"SIG{name}")
         assert check_same(remote, sh(f"kill -{name} $$"))[0] == -number
 
 
+@pytest.mark.case("R02")
 @linux
 def test_signal_without_a_name_is_a_negative_status_too_r02(remote):
     assert check_same(remote, sh("kill -40 $$"))[0] == -40
@@ -113,6 +116,7 @@ ARGUMENTS: list[Any] = [
 ]
 
 
+@pytest.mark.case("R20")
 def test_arguments_arrive_as_they_are_r20(remote):
     for args in ARGUMENTS:
         assert check_same(remote, args)[0] == 0
@@ -161,6 +165,7 @@ NOT_STARTED: list[tuple[Any, dict[str, Any], type[Exception]]] = [
 ]
 
 
+@pytest.mark.case("R19")
 def test_what_cannot_be_started_raises_as_it_does_here_r19(remote):
     for args, options, error in NOT_STARTED:
         found = check_same(remote, args, **options)
@@ -168,6 +173,7 @@ def test_what_cannot_be_started_raises_as_it_does_here_r19(remote):
         assert remote.run(["echo", "next"]).stdout == b"next\n"  # it is of use still
 
 
+@pytest.mark.case("R19")
 def test_program_that_the_system_cannot_read_is_refused_as_here_r19(remote, tmp_path):
     strange = tmp_path / "strange"
     strange.write_bytes(b"\x7fELF of nothing")
@@ -205,12 +211,14 @@ def test_relative_folder_is_below_the_home(remote):
 # ---------------------------------------------------------------- input
 
 
+@pytest.mark.case("R14")
 def test_input_is_read_to_its_end_r14(remote):
     for data in (b"", b"x", b"a\0b\n\xff", os.urandom(300_000), bytearray(b"of a buffer")):
         assert check_same(remote, ["cat"], input=data)[1] == data
     assert check_same(remote, ["cat"], stdin=subprocess.DEVNULL)[1] == b""
 
 
+@pytest.mark.case("R14")
 def test_command_without_input_reads_from_the_null_device_r14(remote):
     assert remote.run(["cat"]).stdout == b""
     assert remote.run(["readlink", "/proc/self/fd/0"]).stdout in (b"/dev/null\n", b"")
@@ -266,6 +274,7 @@ class Broken(io.BytesIO):
         return super().write(data)
 
 
+@pytest.mark.case("R18")
 @linux
 def test_file_that_takes_no_more_ends_the_command_r18(remote, mark):
     script = "yes | head -c 600000; sleep 0.01; " * 2 + f"exec sleep {mark.seconds}"
@@ -348,6 +357,7 @@ def test_output_so_far_is_text_where_text_is_wanted(remote):
 # ---------------------------------------------------------------- surroundings
 
 
+@pytest.mark.case("R21")
 def test_environment_is_a_clean_one_r21(remote, monkeypatch):
     monkeypatch.setenv("SECRET", "word")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/x")
@@ -360,6 +370,7 @@ def test_environment_is_a_clean_one_r21(remote, monkeypatch):
     assert "." not in found["PATH"].split(":")
 
 
+@pytest.mark.case("R21")
 def test_variable_that_the_server_allows_is_set_r21(remote):
     for name in ("LC_ALL", "LC_ANY", "LANG", "TERM"):
         show = sh(f'echo "${name}"')
@@ -367,6 +378,7 @@ def test_variable_that_the_server_allows_is_set_r21(remote):
         assert remote.run(show, env={name.encode(): b"C\xff"}).stdout == b"C\xff\n"
 
 
+@pytest.mark.case("R21")
 def test_variable_that_the_server_does_not_allow_is_refused_r21(remote):
     for name in [
         "LD_PRELOAD",
@@ -384,6 +396,7 @@ def test_variable_that_the_server_does_not_allow_is_refused_r21(remote):
     assert remote.run(["echo", "next"]).stdout == b"next\n"
 
 
+@pytest.mark.case("R21")
 def test_too_many_or_too_long_variables_are_refused_r21(remote):
     assert remote.run(["true"], env={f"LC_{i}": "x" for i in range(32)}).returncode == 0
     with pytest.raises(RemoteError, match="33 variables"):
@@ -393,6 +406,7 @@ def test_too_many_or_too_long_variables_are_refused_r21(remote):
     assert remote.run(["true"], env={"LC_A": "x" * 1019}).returncode == 0
 
 
+@pytest.mark.case("R32")
 @linux
 def test_command_has_three_descriptors_and_a_session_of_its_own_r32(remote):
     assert remote.run(sh("ls /proc/$$/fd")).stdout.split() == [b"0", b"1", b"2"]
@@ -403,6 +417,7 @@ def test_command_has_three_descriptors_and_a_session_of_its_own_r32(remote):
     assert tty == b"0"
 
 
+@pytest.mark.case("S11", "R32")
 @linux
 def test_command_has_limits_and_signals_as_after_a_login_r32(tmp_path):
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)

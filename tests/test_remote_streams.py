@@ -57,6 +57,7 @@ def big(tmp_path: Path) -> tuple[Path, bytes]:
 # ---------------------------------------------------------------- output
 
 
+@pytest.mark.case("R03")
 def test_long_output_of_both_streams_is_exact_r03(any_remote, big):
     path, data = big
     done = any_remote.run(sh(f"cat {path} & cat {path} >&2; wait"))
@@ -64,6 +65,7 @@ def test_long_output_of_both_streams_is_exact_r03(any_remote, big):
     assert done.stderr == data
 
 
+@pytest.mark.case("R03")
 def test_long_output_of_one_stream_is_exact_r03(remote, big):
     path, data = big
     assert remote.run(["cat", path]).stdout == data
@@ -72,6 +74,7 @@ def test_long_output_of_one_stream_is_exact_r03(remote, big):
     assert remote.run(sh(f"cat {path}; exit 3"), stdout=subprocess.DEVNULL).returncode == 3
 
 
+@pytest.mark.case("R03")
 def test_streams_that_take_turns_keep_their_order_r03(remote):
     script = "i=0; while [ $i -lt 2000 ]; do echo o$i; echo e$i >&2; i=$((i+1)); done"
     done = remote.run(sh(script), text=True)
@@ -89,12 +92,14 @@ def run_short_ones(remote: RemoteClient, times: int) -> None:
         assert (len(done.stdout), done.stderr, done.returncode) == (70_000 + i, b"%d\n" % i, 3)
 
 
+@pytest.mark.case("R04")
 def test_output_just_before_the_end_is_never_lost_r04(any_remote):
     run_short_ones(any_remote, 100)
     last = any_remote.run("seq 1 200000 | tail -n1", shell=True).stdout
     assert last == b"200000\n"
 
 
+@pytest.mark.case("R04")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_output_just_before_the_end_is_never_lost_in_a_thousand_r04(any_remote):
@@ -104,6 +109,7 @@ def test_output_just_before_the_end_is_never_lost_in_a_thousand_r04(any_remote):
         assert last == b"2000000\n"
 
 
+@pytest.mark.case("R05")
 def test_error_output_comes_after_the_end_of_the_output_r05(remote):
     done = remote.run(sh("echo out; exec >&-; sleep 0.05; echo late >&2; exit 4"))
     assert (done.returncode, done.stdout, done.stderr) == (4, b"out\n", b"late\n")
@@ -129,6 +135,7 @@ def await_standstill(pid: int) -> int:
     return counts[-1]
 
 
+@pytest.mark.case("R06")
 @linux
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_client_that_does_not_read_holds_up_its_command_and_no_memory_r06(
@@ -155,16 +162,19 @@ def test_client_that_does_not_read_holds_up_its_command_and_no_memory_r06(
         assert process.returncode == 0
 
 
+@pytest.mark.case("S11", "R07")
 def test_command_whose_reader_leaves_ends_without_a_word_r07(remote):
     done = remote.run("yes | head -2000", shell=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"y\n" * 2000, b"")
 
 
+@pytest.mark.case("R12")
 def test_child_that_holds_the_output_is_waited_for_r12(remote):
     done = remote.run(sh("(sleep 0.3; echo late) & echo hi; exit 3"))
     assert (done.returncode, done.stdout, done.incomplete) == (3, b"hi\nlate\n", False)
 
 
+@pytest.mark.case("R12")
 @linux
 def test_child_in_the_background_that_holds_nothing_is_left_alone_r12(remote, mark):
     done = remote.run(sh(f"sleep {mark.seconds} >/dev/null 2>&1 & echo hi"))
@@ -173,6 +183,7 @@ def test_child_in_the_background_that_holds_nothing_is_left_alone_r12(remote, ma
     mark.await_sleepers(1)
 
 
+@pytest.mark.case("R12")
 @linux
 def test_output_that_a_child_holds_after_a_kill_is_cut_and_said_to_be_r12(remote, mark):
     done = remote.run(sh(f"echo hi; sleep {mark.seconds} & kill -9 $$"))
@@ -180,6 +191,7 @@ def test_output_that_a_child_holds_after_a_kill_is_cut_and_said_to_be_r12(remote
     assert not remote.run(["true"]).incomplete
 
 
+@pytest.mark.case("R35")
 def test_bytes_of_a_terminals_language_come_as_they_are_r35(remote):
     said = bytes(range(256)) + b"\x1b[31m\x1b]0;title\x07\x9b5n\r\n"
     octal = "".join(f"\\{byte:03o}" for byte in said)
@@ -190,12 +202,14 @@ def test_bytes_of_a_terminals_language_come_as_they_are_r35(remote):
 # ---------------------------------------------------------------- input
 
 
+@pytest.mark.case("R13")
 def test_long_input_arrives_whole_r13(any_remote):
     data = pattern(BIG)
     assert any_remote.run(["cat"], input=data).stdout == data
     assert any_remote.run(["wc", "-c"], input=data).stdout.split() == [b"%d" % BIG]
 
 
+@pytest.mark.case("R13")
 def test_command_that_does_not_want_its_input_ends_as_it_likes_r13(remote):
     data = bytes(8 * MIB)
     for command, output in (
@@ -208,6 +222,7 @@ def test_command_that_does_not_want_its_input_ends_as_it_likes_r13(remote):
         assert remote.run(["cat"], input=b"next").stdout == b"next"
 
 
+@pytest.mark.case("R13")
 def test_command_that_never_reads_holds_up_nobody_else_r13(remote):
     done = remote.run(sh("echo one; sleep 0.2; echo two"), input=bytes(8 * MIB))
     assert (done.returncode, done.stdout) == (0, b"one\ntwo\n")
@@ -216,6 +231,7 @@ def test_command_that_never_reads_holds_up_nobody_else_r13(remote):
     assert remote.run(["cat"], input=b"next").stdout == b"next"
 
 
+@pytest.mark.case("R13")
 @linux
 def test_input_that_is_not_read_takes_no_memory_of_the_server_r13(tmp_path):
     with (
@@ -229,6 +245,7 @@ def test_input_that_is_not_read_takes_no_memory_of_the_server_r13(tmp_path):
         assert remotes.resident(program.pid) - before < 8 * MIB
 
 
+@pytest.mark.case("R14")
 def test_end_of_the_input_is_told_when_it_comes_r14(remote):
     with remote.start(["cat"]) as process:
         process.write(b"one")
@@ -241,6 +258,7 @@ def test_end_of_the_input_is_told_when_it_comes_r14(remote):
         assert process.returncode == 0
 
 
+@pytest.mark.case("R13")
 def test_input_is_refused_after_its_end_or_the_commands_r13(remote):
     with remote.start(["cat"]) as process:
         process.close_stdin()
@@ -296,6 +314,7 @@ def test_writer_learns_in_its_thread_that_the_command_has_ended(remote):
 # ---------------------------------------------------------------- silence
 
 
+@pytest.mark.case("R28")
 def test_silent_command_outlives_the_patience_of_the_client_r28(any_server):
     with any_server.client(timeout=1.0) as remote:
         assert remote.run(["sleep", "1.8"]).returncode == 0
@@ -305,6 +324,7 @@ def test_silent_command_outlives_the_patience_of_the_client_r28(any_server):
             assert process.wait() == 0
 
 
+@pytest.mark.case("R28")
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_silent_command_outlives_the_default_patience_r28(any_server):
@@ -312,6 +332,7 @@ def test_silent_command_outlives_the_default_patience_r28(any_server):
         assert remote.run(["sleep", "65"]).returncode == 0
 
 
+@pytest.mark.case("R28")
 @pytest.mark.parametrize("command", [["sleep", "100"], ["cat", "/dev/zero"]])
 def test_server_that_is_silent_for_too_long_is_given_up_r28(tmp_path, command):
     with (
@@ -325,6 +346,7 @@ def test_server_that_is_silent_for_too_long_is_given_up_r28(tmp_path, command):
         assert remote.run(["echo", "again"]).stdout == b"again\n"
 
 
+@pytest.mark.case("R28")
 def test_server_that_does_not_answer_at_all_is_given_up_r28():
     with bare_server() as (sock, _), pytest.raises(TimeoutError, match="silent"):
         RemoteClient(sock=sock, timeout=0.2).run(["true"])
@@ -358,6 +380,7 @@ OF_SERVER: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.case("R16", "R17")
 @pytest.mark.parametrize("what", OF_SERVER)
 def test_client_gives_up_a_server_that_breaks_the_rules_r16_r17(what):
     with bare_server() as (sock, connection), RemoteClient(sock=sock) as remote:
@@ -369,6 +392,7 @@ def test_client_gives_up_a_server_that_breaks_the_rules_r16_r17(what):
         assert remote.closed
 
 
+@pytest.mark.case("R15")
 def test_client_never_takes_a_lost_connection_for_an_end_r15():
     for count in range(len(LATER)):
         with bare_server() as (sock, connection), RemoteClient(sock=sock) as remote:
@@ -380,6 +404,7 @@ def test_client_never_takes_a_lost_connection_for_an_end_r15():
                 remote.run(["true"])
 
 
+@pytest.mark.case("H13", "I09")
 def test_server_of_another_version_is_told_apart():
     nine = Kind.VERSION(b"pysock remote\x09")
     with bare_server(nine) as (sock, _), pytest.raises(FramingError, match="version 9"):
@@ -416,6 +441,7 @@ OF_CLIENT: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.case("R16")
 @pytest.mark.parametrize("what", OF_CLIENT)
 def test_server_ends_a_client_that_breaks_the_rules_r16(server, what):
     with bare_client(server.address) as connection:
@@ -433,6 +459,7 @@ def test_server_ends_a_client_that_breaks_the_rules_r16(server, what):
         assert remote.run(["echo", "others"]).stdout == b"others\n"
 
 
+@pytest.mark.case("H13", "R16", "I09")
 @pytest.mark.parametrize(
     "first", [b"", b"\x01", version(9), Kind.VERSION(b"GET / HTTP/1.1"), RUN_CAT, b"\xff"]
 )
@@ -446,6 +473,7 @@ def test_stranger_is_told_so_and_closed_r16(server, first):
         assert remote.run(["echo", "others"]).stdout == b"others\n"
 
 
+@pytest.mark.case("R16")
 @linux
 def test_command_of_a_client_that_breaks_the_rules_is_ended_r16(server, mark):
     with bare_client(server.address) as connection:
@@ -458,6 +486,7 @@ def test_command_of_a_client_that_breaks_the_rules_is_ended_r16(server, mark):
     mark.await_end()
 
 
+@pytest.mark.case("R26")
 def test_words_to_a_command_that_has_ended_count_for_nothing_r26(server):
     with bare_client(server.address) as connection:
         connection.send(ask("true", stdin=True))

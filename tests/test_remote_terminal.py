@@ -51,6 +51,7 @@ def await_output(process: Process, wanted: bytes) -> bytes:
 # ---------------------------------------------------------------- what it is
 
 
+@pytest.mark.case("R22")
 def test_command_has_a_terminal_of_this_size_r22(remote):
     assert shown(remote, ["stty", "size"]) == b"30 90\r\n"
     assert shown(remote, sh("for i in 0 1 2; do test -t $i && echo $i; done")) == (
@@ -65,6 +66,7 @@ def test_command_without_a_terminal_has_none(remote):
     assert (done.returncode, done.stdout) == (1, b"not a tty\n")
 
 
+@pytest.mark.case("R22")
 def test_terminal_takes_the_size_of_this_one_r22(remote, monkeypatch):
     monkeypatch.setenv("LINES", "41")
     monkeypatch.setenv("COLUMNS", "101")
@@ -81,6 +83,7 @@ def test_both_streams_come_as_one(remote):
     assert shown(remote, sh("echo out; echo err >&2; echo out")) == b"out\r\nerr\r\nout\r\n"
 
 
+@pytest.mark.case("R32")
 @linux
 def test_only_terminals_descriptors_are_open_r32(remote):
     assert shown(remote, sh("ls -C /proc/$$/fd")).split()[:3] == [b"0", b"1", b"2"]
@@ -97,6 +100,7 @@ def test_program_that_cannot_be_started_is_told_as_ever(remote):
     assert shown(remote, ["echo", "next"]) == b"next\r\n"
 
 
+@pytest.mark.case("R22")
 @pytest.mark.parametrize("end", ["exit 7", "kill -TERM $$", "kill -9 $$"])
 def test_end_of_the_command_is_told_r22(remote, end):
     done = remote.run(sh(f"echo last; {end}"), pty=SIZE)
@@ -107,6 +111,7 @@ def test_end_of_the_command_is_told_r22(remote, end):
 # ---------------------------------------------------------------- while it runs
 
 
+@pytest.mark.case("R22")
 def test_change_of_the_size_is_told_to_the_command_r22(remote):
     script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.02; done"
     with remote.start(sh(script), pty=SIZE) as process:
@@ -118,6 +123,7 @@ def test_change_of_the_size_is_told_to_the_command_r22(remote):
     process.resize(5, 5)  # the command has ended
 
 
+@pytest.mark.case("R22")
 @linux
 def test_interrupt_key_ends_the_program_in_front_r22(remote, mark):
     script = f"trap : INT; sleep {mark.seconds}; echo after"
@@ -133,6 +139,7 @@ def test_interrupt_key_ends_the_program_in_front_r22(remote, mark):
         assert process.wait(LONG) == -signal.SIGINT
 
 
+@pytest.mark.case("R22")
 def test_quit_key_and_signals_reach_it_too_r22(remote):
     with remote.start(["cat"], pty=SIZE) as process:
         process.write(b"x\n")
@@ -144,6 +151,7 @@ def test_quit_key_and_signals_reach_it_too_r22(remote):
         assert process.wait(LONG) == -signal.SIGINT
 
 
+@pytest.mark.case("R22")
 def test_end_key_ends_the_input_r22(remote):
     with remote.start(["cat"], pty=SIZE) as process:
         process.write(b"typed\n\x04")
@@ -151,6 +159,7 @@ def test_end_key_ends_the_input_r22(remote):
         assert process.returncode == 0
 
 
+@pytest.mark.case("R22")
 @pytest.mark.parametrize("typed", [b"", b"line\n", b"half a line", b"line\nhalf", b"\n"])
 def test_end_of_the_input_ends_the_program_r22(remote, typed):
     script = "stty -echo; echo ready; wc -c"
@@ -160,6 +169,7 @@ def test_end_of_the_input_ends_the_program_r22(remote, typed):
     assert out.split() == [b"%d" % len(typed)]
 
 
+@pytest.mark.case("R22")
 def test_long_input_that_is_typed_arrives_and_ends_r22(remote):
     lines = b"".join(b"line %d\n" % i for i in range(20_000))
     script = "stty -echo; echo ready; sleep 0.2; md5sum"
@@ -169,6 +179,7 @@ def test_long_input_that_is_typed_arrives_and_ends_r22(remote):
     assert out.split()[0].decode() == hashlib.md5(lines).hexdigest()
 
 
+@pytest.mark.case("R22")
 @linux
 def test_jobs_are_stopped_and_go_on_r22(remote, mark):
     with remote.start(["sh", "-i"], pty=SIZE, env={"TERM": "dumb"}) as process:
@@ -183,6 +194,7 @@ def test_jobs_are_stopped_and_go_on_r22(remote, mark):
         assert process.wait(LONG) == 3
 
 
+@pytest.mark.case("R22")
 def test_password_is_not_shown_r22(remote):
     script = "stty -echo; echo ready; read -r word; stty echo; echo got ${#word}"
     with remote.start(sh(script), pty=SIZE) as process:
@@ -192,6 +204,7 @@ def test_password_is_not_shown_r22(remote):
     assert out == b"got 6\r\n"
 
 
+@pytest.mark.case("R22")
 def test_terminal_in_raw_mode_passes_all_bytes_r22(any_remote):
     data = os.urandom(300_000) + bytes(range(256))
     script = f"stty raw -echo; echo ready; head -c {len(data)}"
@@ -206,11 +219,13 @@ def test_terminal_in_raw_mode_passes_all_bytes_r22(any_remote):
 # ---------------------------------------------------------------- its end
 
 
+@pytest.mark.case("R23")
 def test_last_words_are_never_lost_r23(any_remote):
     for i in range(100):
         assert any_remote.run(["echo", str(i)], pty=SIZE).stdout == b"%d\r\n" % i
 
 
+@pytest.mark.case("R23")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_last_words_are_never_lost_in_a_thousand_r23(any_remote):
@@ -220,11 +235,13 @@ def test_last_words_are_never_lost_in_a_thousand_r23(any_remote):
         assert done.returncode == 3
 
 
+@pytest.mark.case("R23")
 def test_long_output_is_whole_r23(any_remote):
     expected = b"".join(b"%d\r\n" % i for i in range(1, 200_001))
     assert shown(any_remote, ["seq", "1", "200000"]) == expected
 
 
+@pytest.mark.case("R12")
 @linux
 def test_child_that_keeps_the_terminal_holds_up_nobody_r12(remote, mark):
     script = f"trap '' HUP; setsid sleep {mark.seconds} & echo hi"
@@ -232,6 +249,7 @@ def test_child_that_keeps_the_terminal_holds_up_nobody_r12(remote, mark):
     mark.await_sleepers(1)
 
 
+@pytest.mark.case("R09")
 @linux
 def test_command_in_a_terminal_ends_with_its_client_r09(server, mark):
     with server.client() as remote:

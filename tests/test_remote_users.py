@@ -58,6 +58,7 @@ def open_to_all(server: RemoteServer) -> None:
         os.chmod(server.addresses[0].path, 0o666)  # somebody was careless
 
 
+@pytest.mark.case("T27")
 @linux
 @root
 def test_another_user_is_refused_whatever_the_mode(address: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import peers
+from apart import apart
 from conftest import linux
 from peers import LONG, RECEIVERS, SHORT, asleep, background, pattern, until
 from pysock import Client, Connection, wait
@@ -61,7 +62,7 @@ def connected(
 
 @pytest.fixture(params=FRAMINGS, ids=repr)
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Connection, Connection]]:
-    with connected(request.param) as ends:
+    with apart(request, lambda: connected(request.param)) as ends:
         yield ends
 
 
@@ -448,6 +449,7 @@ def test_exact_reads_are_refused_and_take_nothing(number):
         assert far.recv(99) == FIELD.encode(b"hello")
 
 
+@pytest.mark.case("T32")
 def test_tls_and_keys_are_refused():
     near, far = pair()
     context = ssl.create_default_context()

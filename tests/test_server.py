@@ -52,6 +52,7 @@ def test_many_messages_in_one_write_are_answered_in_order(upper: pysock.Server) 
         assert peer.request_many(messages) == messages
 
 
+@pytest.mark.case("P01")
 @over_both
 def test_frames_cut_at_every_byte(upper: pysock.Server) -> None:
     """P01."""
@@ -120,6 +121,7 @@ def test_rubbish_from_a_handler_ends_its_connection_only(
     assert "TypeError" in caplog.text
 
 
+@pytest.mark.case("L19")
 @over_both
 def test_handler_that_raises_loses_no_earlier_reply(
     upper: pysock.Server, caplog: pytest.LogCaptureFixture

@@ -79,7 +79,10 @@ class Crowd:
             sock = pysock.address.connect(random.choice(self._server.addresses), LONG)
             sock.settimeout(LONG)
             if self._server._tls is not None:
-                sock = both_ways.wrapped(sock)
+                try:
+                    sock = both_ways.wrapped(sock)
+                except OSError:
+                    continue  # it took its time, and another one its place
             with sock:
                 sock.settimeout(random.choice([0.01, 0.1, 0.5]))
                 with contextlib.suppress(OSError):

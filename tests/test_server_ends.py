@@ -55,6 +55,7 @@ HANDLERS = [replies, Sends]
 # ------------------------------------------------------------ by the client
 
 
+@pytest.mark.case("D01")
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("sent", [b"", b"\0\0", b"\0\0\0\x09abc", frame(b"x") + b"\0"])
 def test_client_that_ends_anywhere_in_a_frame(
@@ -75,6 +76,7 @@ def test_client_that_ends_anywhere_in_a_frame(
             for r in caplog.records] == [True] * in_a_frame  # fmt: skip
 
 
+@pytest.mark.case("D02")
 @also_over_tls(
     "sent,handler",
     [
@@ -106,6 +108,7 @@ def test_reset_wherever_the_server_is(
     assert [r for r in caplog.records if r.exc_info] == []
 
 
+@pytest.mark.case("D03")
 @linux
 @pytest.mark.parametrize("handler", WAYS)
 @pytest.mark.parametrize("sent", [b"", frame(b"large")])
@@ -130,6 +133,7 @@ def test_connection_that_the_system_ends(sent: bytes, handler: Any) -> None:
         assert good.request(b"b") == b"b"
 
 
+@pytest.mark.case("D07")
 @pytest.mark.parametrize("handler", WAYS)
 def test_client_that_half_closes_gets_a_large_reply(handler: Any, address: str) -> None:
     """D07."""
@@ -158,6 +162,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.case("D08")
 @also_over_tls(
     "act,handler",
     [(act, handler) for act in ("upload", "download") for handler in WAYS],
@@ -170,7 +175,7 @@ def test_client_that_is_killed(act: str, handler: Any, address: str, transport: 
         command = [sys.executable, "-P", "-c", VICTIM, str(server.address), act, transport]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
+            assert process.stdout.readline().rstrip() == b"ready"
             assert good.request(b"b") == b"b"
             process.kill()
             process.wait()
@@ -178,6 +183,7 @@ def test_client_that_is_killed(act: str, handler: Any, address: str, transport: 
         assert good.request(b"c") == b"c"
 
 
+@pytest.mark.case("D09")
 @unix
 def test_write_to_a_closed_peer_does_not_end_the_process(address: str) -> None:
     """D09: with SIGPIPE as the system has it; and an exit without stop is quiet."""
@@ -210,9 +216,12 @@ for handles in (Session, handler, lambda message: [bytes(100_000)] * 10):
     assert said == ""
 
 
+@pytest.mark.case("D17")
 def test_client_that_leaves_while_it_is_being_parked(transport: str) -> None:
     """D17: each is dealt with once."""
     rounds = 150 if transport == "tcp" else 60
+    # One that is reset before it is accepted is not accepted at all on Windows.
+    least = (2.0 if sys.platform == "win32" else 2.6) * rounds
     with pysock.Server("127.0.0.1:0", replies, workers=3).start() as server:
 
         def visit(number: int) -> None:
@@ -227,11 +236,7 @@ def test_client_that_leaves_while_it_is_being_parked(transport: str) -> None:
         tasks = [Task(visit, number) for number in range(3)]
         for task in tasks:
             task.finish()
-        until(
-            lambda: (
-                server.stats["accepted"] >= 2.6 * rounds and not server.stats["connections"]
-            )
-        )
+        until(lambda: server.stats["accepted"] >= least and not server.stats["connections"])
         with client(server) as peer:
             assert peer.request(b"a") == b"a"
         assert server.stats["handler_errors"] == server.stats["overdue"] == 0
@@ -256,6 +261,7 @@ class Leaves(pysock.Session):
         self.connection.send(bytes(1 << 20))
 
 
+@pytest.mark.case("D04", "D05")
 @over_both
 @pytest.mark.parametrize("handler", [closes, raises, Leaves])
 def test_last_reply_arrives_although_input_is_unread(handler: Any, address: str) -> None:
@@ -285,6 +291,7 @@ def send_on(sock: socket.socket) -> None:
         pytest.fail("the server still takes it")
 
 
+@pytest.mark.case("D06")
 @also_over_tls(
     "handler,act",
     [(handler, act) for handler in (closes, raises, Leaves) for act in (stay, send_on)],
@@ -308,6 +315,7 @@ def test_end_waits_for_its_client_no_longer_than_linger(
         assert time.monotonic() - began < 3 * linger + PROMPT
 
 
+@pytest.mark.case("D10", "D12")
 @over_both
 @pytest.mark.parametrize("where", ["the handler", "another thread", "the garbage collector"])
 def test_connection_may_be_closed_anywhere_and_twice(where: str) -> None:
@@ -346,6 +354,7 @@ def test_connection_may_be_closed_anywhere_and_twice(where: str) -> None:
         assert server.stats["handler_errors"] == 0
 
 
+@pytest.mark.case("D10")
 @over_both
 def test_session_whose_connection_another_thread_closes() -> None:
     """D10: its receive ends at once."""
@@ -368,6 +377,7 @@ def test_session_whose_connection_another_thread_closes() -> None:
         until(lambda: server.stats["connections"] == 0)
 
 
+@pytest.mark.case("D18")
 def test_both_sides_end_at_the_same_moment(transport: str) -> None:
     """D18: many times; then the port is free for another server."""
     rounds = 350 if transport == "tcp" else 60
@@ -402,6 +412,7 @@ server.serve_forever()
 """
 
 
+@pytest.mark.case("D19")
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 def test_restart_after_a_kill_with_clients_connected(address: str) -> None:
     """D19."""

@@ -34,6 +34,7 @@ def refuse_threads(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setattr(threading.Thread, "start", fail)
 
 
+@pytest.mark.case("L07")
 def test_without_any_thread_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """L07"""
     with pysock.Server(HERE, bytes.upper) as server:
@@ -58,6 +59,7 @@ def test_start_that_found_no_thread_leaves_the_server_as_it_was(
             assert peer.request(b"x") == b"X"
 
 
+@pytest.mark.case("L07")
 def test_one_thread_serves_until_there_may_be_another(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,6 +89,7 @@ def test_one_thread_serves_until_there_may_be_another(
     assert "cannot start another thread" in caplog.text
 
 
+@pytest.mark.case("L07")
 def test_session_without_a_thread_is_closed_and_others_are_served(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,6 +116,7 @@ def test_session_without_a_thread_is_closed_and_others_are_served(
 # ------------------------------------------------------------ descriptors
 
 
+@pytest.mark.case("X05")
 @linux
 def test_process_with_more_than_a_thousand_descriptors_can_serve() -> None:
     """select() would take none above 1023."""
@@ -206,6 +210,7 @@ print("stopped", flush=True)
 """
 
 
+@pytest.mark.case("L05")
 @linux
 def test_server_without_descriptors_rests_and_recovers() -> None:
     """L05: others wait; no busy loop, about one line a second; then they are served."""
@@ -309,6 +314,7 @@ def asks(port: int, *messages: bytes) -> bool:
     return False
 
 
+@pytest.mark.case("L06")
 @pytest.mark.parametrize(
     ("error", "workers"),
     [("ECONNABORTED", 0), ("EPROTO", 4), ("ENOBUFS", 0), ("EPERM", 4), ("ENFILE", 0)],
@@ -395,6 +401,7 @@ def test_poller_that_cannot_be_had_is_an_error_of_the_start(tmp_path: Path, call
     assert out == ["ended: [Errno 24] Too many open files", "stopped"]
 
 
+@pytest.mark.case("P14")
 @pytest.mark.parametrize("workers", [0, 4])
 @linux
 def test_waits_that_are_interrupted_are_waited_again(tmp_path: Path, workers: int) -> None:

@@ -20,6 +20,7 @@ from peers import LONG, PROMPT, SHORT, background, until
 transport, pytestmark = both_ways.transport, both_ways.over_both
 
 
+@pytest.mark.case("L19")
 def test_handler_that_blocks_and_then_raises_ends_its_connection_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -219,6 +220,7 @@ def test_large_reply_that_is_not_taken_holds_nobody(held_up: bool) -> None:
         assert slow.recv() == b"after"
 
 
+@pytest.mark.case("C08")
 def test_reply_behind_a_send_that_is_stuck_holds_nobody() -> None:
     """The application's own threads send to peers that neither read nor go away."""
     workers = 2
@@ -292,6 +294,7 @@ def test_reply_behind_a_thread_that_takes_its_time_costs_nothing() -> None:
         assert spent < 5 * SHORT
 
 
+@pytest.mark.case("D15")
 def test_handler_that_blocks_may_stop_the_server() -> None:
     gate = Gate()
 
@@ -332,6 +335,7 @@ def test_stats_can_be_asked_for_in_handlers() -> None:
 # ------------------------------------------------------------ errors without end
 
 
+@pytest.mark.case("L19")
 def test_handlers_that_always_fail_are_logged_seldom(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -353,6 +357,7 @@ def test_handlers_that_always_fail_are_logged_seldom(
     assert errors[0].exc_info is not None
 
 
+@pytest.mark.case("D02")
 def test_replies_to_a_client_that_was_reset_harm_nobody() -> None:
     """D02: while its handler runs."""
     gate = Gate()

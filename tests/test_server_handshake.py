@@ -82,6 +82,7 @@ def told(sock: socket.socket, message: bytes, source: Any, header: bool = True) 
 # ------------------------------------------------------------ who is let in
 
 
+@pytest.mark.case("H15", "H17", "H18", "H20")
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize(("header", "source"), VALID)
 def test_header_and_messages_in_one_segment(header: bytes, source: Any, handler: Any) -> None:
@@ -92,6 +93,7 @@ def test_header_and_messages_in_one_segment(header: bytes, source: Any, handler:
             assert told(sock, message, source)
 
 
+@pytest.mark.case("H17")
 @pytest.mark.parametrize("accept", ["exact", "any"])
 @pytest.mark.parametrize("header", [V1, UNKNOWN, V2, LOCAL])
 def test_header_cut_at_every_byte(header: bytes, accept: str) -> None:
@@ -109,6 +111,7 @@ def test_header_cut_at_every_byte(header: bytes, accept: str) -> None:
                 assert told(sock, b"m", source)
 
 
+@pytest.mark.case("H17")
 @pytest.mark.parametrize("header", [V1, V2])
 def test_header_in_single_bytes(header: bytes) -> None:
     """H17."""
@@ -197,6 +200,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.case("H16", "H19", "H21")
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize(("accept", "data"), WRONG)
 def test_wrong_header_is_refused(
@@ -225,6 +229,7 @@ def test_second_header_is_a_bad_frame(caplog: pytest.LogCaptureFixture) -> None:
     assert "exceeds" in line
 
 
+@pytest.mark.case("H21")
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_source_that_is_not_trusted_is_refused(
     handler: Any, caplog: pytest.LogCaptureFixture
@@ -292,12 +297,13 @@ def drip(sock: socket.socket) -> None:
             time.sleep(PATIENCE / 5)
 
 
+@pytest.mark.case("H22")
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("act", [say_nothing, say_half, drip])
 def test_header_must_come_in_time(
     act: Callable[[socket.socket], None], handler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """H22, threat 2: one deadline for all of it; the place is free afterwards."""
+    """H22: one deadline for all of it; the place is free afterwards."""
     options = {"handshake_timeout": PATIENCE, "max_connections": 1}
     with serving(handler, **options) as server, connected(server) as sock:
         began = time.monotonic()
@@ -350,9 +356,10 @@ def test_no_limit_for_the_handshake() -> None:
         assert told(sock, b"m", ("192.0.2.7", 4711))
 
 
+@pytest.mark.case("L02")
 @pytest.mark.parametrize(("handler", "count"), [(tell, 64), (Tells, 64), (tell, 200)])
 def test_silent_clients_do_not_keep_others_out(handler: Any, count: int) -> None:
-    """L02, threat 3: the oldest make room, the next is served in a second or so."""
+    """L02: the oldest make room, the next is served in a second or so."""
     with (
         contextlib.ExitStack() as stack,
         serving(handler, backlog=300) as server,
@@ -400,6 +407,7 @@ def test_silent_clients_hold_no_threads() -> None:
 # ------------------------------------------------------------ stop
 
 
+@pytest.mark.case("D13")
 @pytest.mark.parametrize(("handler", "sent"), [(tell, b""), (Tells, V1[:20])])
 def test_stop_does_not_wait_for_a_silent_handshake(handler: Any, sent: bytes) -> None:
     """D13: about a second, which a first request may take."""
@@ -414,6 +422,7 @@ def test_stop_does_not_wait_for_a_silent_handshake(handler: Any, sent: bytes) ->
         assert all(ended(sock) for sock in socks)
 
 
+@pytest.mark.case("D16")
 def test_stop_serves_a_first_request_behind_a_header_that_is_coming() -> None:
     """D16: of who was connected when it began."""
     with serving() as server, connected(server) as sock:
@@ -430,6 +439,7 @@ def test_stop_serves_a_first_request_behind_a_header_that_is_coming() -> None:
         assert not stopper.is_alive()
 
 
+@pytest.mark.case("D16")
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_stop_at_any_moment_of_many_handshakes(handler: Any) -> None:
     """D16: nothing is left behind, as the leak check sees."""

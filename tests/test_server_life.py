@@ -99,9 +99,10 @@ def test_handle_request_runs_a_session() -> None:
         assert not thread.is_alive()
 
 
+@pytest.mark.case("D15")
 @over_both
 def test_stop_from_a_handler_returns_at_once() -> None:
-    """D15, as DESIGN has it: allowed."""
+    """D15: it is allowed."""
 
     def handler(message: bytes) -> bytes:
         server.stop()
@@ -116,6 +117,7 @@ def test_stop_from_a_handler_returns_at_once() -> None:
         assert not thread.is_alive()
 
 
+@pytest.mark.case("D13")
 @over_both
 def test_stop_answers_what_has_arrived() -> None:
     """D13: requests that are in the system's buffers are not lost."""
@@ -180,6 +182,7 @@ def test_stop_finishes_a_frame_that_has_begun() -> None:
         assert not stopper.is_alive()
 
 
+@pytest.mark.case("D14")
 @over_both
 def test_stop_cuts_what_is_not_done_at_the_deadline() -> None:
     """D14."""
@@ -260,6 +263,7 @@ def test_stop_ends_sessions_that_wait_between_messages() -> None:
     assert ended == ["quietly"]
 
 
+@pytest.mark.case("D14")
 @over_both
 def test_stop_leaves_a_session_that_never_ends_behind(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -302,6 +306,7 @@ def test_idle_server_does_not_wake_up() -> None:
         until(lambda: server._loop._crew.next_at == math.inf)
 
 
+@pytest.mark.case("C11")
 @over_both
 def test_stop_and_start_while_clients_come_and_go() -> None:
     """C11."""
@@ -343,6 +348,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.case("P13", "S02")
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize(
     ("end", "workers", "status"),
@@ -366,6 +372,7 @@ def test_keyboard_interrupt_and_exit_end_the_server(
             assert process.wait(SOON) == status
 
 
+@pytest.mark.case("D19")
 @unix
 def test_restart_on_the_same_path_after_a_kill(tmp_path: Any) -> None:
     """D19: a stale path is replaced."""
@@ -391,6 +398,7 @@ def test_restart_on_the_same_path_after_a_kill(tmp_path: Any) -> None:
             pysock.Server(path, bytes.upper)
 
 
+@pytest.mark.case("L05", "L06")
 def test_accept_survives_running_out_of_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -401,16 +409,41 @@ def test_accept_survives_running_out_of_descriptors(
     accept = socket.socket.accept
 
     def failing(self: socket.socket) -> Any:
-        if failures:
+        if failures and self is server._listeners[0].sock:
             number = failures.pop(0)
             raise OSError(number, os.strerror(number))
         return accept(self)
 
+    server = pysock.Server("127.0.0.1:0", bytes.upper)
     monkeypatch.setattr(socket.socket, "accept", failing)
-    with pysock.Server("127.0.0.1:0", bytes.upper).start() as server, client(server) as peer:
+    with server.start(), client(server) as peer:
         assert peer.request(b"a") == b"A"
     assert not failures
     assert "cannot accept for now" in caplog.text
+
+
+@pytest.mark.case("L06")
+@pytest.mark.parametrize("error", ["ECONNABORTED", "ECONNRESET", "ENOTCONN"])
+def test_client_that_is_gone_before_it_is_accepted_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
+    """L06: each system has its own number for it."""
+    import errno
+
+    failures = [getattr(errno, error)] * 50
+    accept = socket.socket.accept
+
+    def failing(self: socket.socket) -> Any:
+        if failures and self is server._listeners[0].sock:
+            raise OSError(failures.pop(), "it is gone")
+        return accept(self)
+
+    server = pysock.Server("127.0.0.1:0", bytes.upper)
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    with server.start(), client(server) as peer:
+        assert peer.request(b"a") == b"A"
+    assert not failures
+    assert caplog.text == ""
 
 
 def test_start_of_a_closed_or_running_server_is_refused() -> None:

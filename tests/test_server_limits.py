@@ -41,6 +41,7 @@ transport = both_ways.transport
 # ------------------------------------------------------------ max_connections
 
 
+@pytest.mark.case("L01", "L14")
 @over_both
 @pytest.mark.parametrize("handler", ECHOES)
 def test_no_more_clients_than_allowed_are_served_at_a_time(handler: Any) -> None:
@@ -74,6 +75,7 @@ def refused(server: pysock.Server) -> bool:
         return True
 
 
+@pytest.mark.case("L01")
 @over_both
 @pytest.mark.parametrize("handler", ECHOES)
 def test_excess_clients_are_closed_at_once(
@@ -132,6 +134,7 @@ def have_it_closed(peer: pysock.Client) -> None:
     assert list(peer) == []
 
 
+@pytest.mark.case("L01")
 @over_both
 @pytest.mark.parametrize(
     "leave",
@@ -172,6 +175,7 @@ def test_place_is_free_again_however_its_client_ended(leave: Any) -> None:
                 visiting.finish()
 
 
+@pytest.mark.case("D02")
 @over_both
 def test_waiting_client_that_has_gone_is_passed_over() -> None:
     """D02: reset in the backlog, before it was accepted."""
@@ -203,7 +207,7 @@ with pysock.Server("127.0.0.1:0", bytes.upper, workers=4) as server:
 
 @unix
 def test_more_connections_than_descriptors_are_not_taken() -> None:
-    """Threat 10: with one line in the log; who is too many waits, and nothing fails."""
+    """With one line in the log; who is too many waits, and nothing fails."""
     with (
         contextlib.ExitStack() as stack,
         subprocess.Popen(
@@ -259,6 +263,7 @@ with pysock.Server("127.0.0.1:0", bytes.upper, workers=2) as server:
 """
 
 
+@pytest.mark.case("L05")
 @linux
 def test_server_without_descriptors_waits_for_some() -> None:
     """L05: it does not spin, and serves those who came meanwhile."""
@@ -280,6 +285,7 @@ def test_server_without_descriptors_waits_for_some() -> None:
         assert 1 <= errors.count("cannot accept for now") <= 10
 
 
+@pytest.mark.case("X05")
 @linux
 def test_server_starts_where_many_descriptors_are_open() -> None:
     """select() can do no number above 1,023."""
@@ -316,6 +322,7 @@ FRAMES = {
 }
 
 
+@pytest.mark.case("H02", "H03", "H07", "H08", "H21")
 @also_over_tls(
     "what,handler",
     [(what, handler) for what in FRAMES for handler in (echo, Echo)],
@@ -366,6 +373,7 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
         process.kill()
 
 
+@pytest.mark.case("H09", "D06")
 def test_client_that_sends_on_and_on_after_bad_bytes_is_rid_of() -> None:
     """H09, D06: and nobody waits while its rubbish is read away."""
     with (
@@ -392,6 +400,7 @@ def test_frames_before_bad_bytes_are_answered_by_a_session() -> None:
         assert ended(sock)
 
 
+@pytest.mark.case("H06")
 @over_both
 def test_empty_messages_are_messages() -> None:
     """H06."""

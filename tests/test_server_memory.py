@@ -71,7 +71,7 @@ def used_up(handler: Any) -> Iterator[tuple[pysock.Server, socket.socket]]:
 @over_both
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_frames_that_do_not_fit_together_come_one_after_another(handler: Any) -> None:
-    """Threat 6: all arrive in the end, and meanwhile no more is used than one is larger."""
+    """All arrive in the end, and meanwhile no more is used than one is larger."""
     size, count, limit = 3 * MIB, 12, 4 * MIB
     most = 0
     with pysock.Server("127.0.0.1:0", handler, max_memory=limit).start() as server:

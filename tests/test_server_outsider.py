@@ -87,7 +87,7 @@ def test_silent_strangers_make_room_before_who_has_spoken():
 class Stranger:
     """As much of a served connection as a handshake needs."""
 
-    crypt = None
+    _crypt = None
     client_address = ("127.0.0.1", 1)
 
     def __init__(self, sock: socket.socket) -> None:

@@ -40,6 +40,7 @@ def test_peer_that_does_not_read_holds_nobody() -> None:
         assert slow.recv() == b"after"
 
 
+@pytest.mark.case("L11")
 @over_both
 def test_endless_iterator_of_replies_is_paused() -> None:
     """Memory follows what the peer takes, not what the iterator could give."""
@@ -70,6 +71,7 @@ def test_endless_iterator_of_replies_is_paused() -> None:
         server.stop(drain=0)
 
 
+@pytest.mark.case("L10")
 @over_both
 def test_one_busy_connection_does_not_starve_others(upper: pysock.Server) -> None:
     """L10."""
@@ -99,6 +101,7 @@ GARBAGE = [
 ]
 
 
+@pytest.mark.case("H07", "H09")
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_garbage_is_refused_with_one_line_in_the_log(
     garbage: bytes, upper: pysock.Server, caplog: pytest.LogCaptureFixture
@@ -127,6 +130,7 @@ def test_frames_before_garbage_are_answered(upper: pysock.Server) -> None:
         assert sock.recv(1) == b""
 
 
+@pytest.mark.case("D07")
 def test_client_that_half_closes_gets_its_reply(upper: pysock.Server) -> None:
     """D07."""
     with client(upper) as peer:
@@ -135,6 +139,7 @@ def test_client_that_half_closes_gets_its_reply(upper: pysock.Server) -> None:
         assert list(peer) == [b"LAST"]
 
 
+@pytest.mark.case("D01")
 def test_stream_that_ends_inside_a_frame_is_logged(
     upper: pysock.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,6 +152,7 @@ def test_stream_that_ends_inside_a_frame_is_logged(
     assert "after 7 of 13 bytes" in caplog.text
 
 
+@pytest.mark.case("D02")
 @over_both
 def test_reset_by_the_peer_harms_nobody(upper: pysock.Server) -> None:
     """D02."""
@@ -158,6 +164,7 @@ def test_reset_by_the_peer_harms_nobody(upper: pysock.Server) -> None:
             assert good.request(b"here") == b"HERE"
 
 
+@pytest.mark.case("D04")
 @over_both
 def test_last_reply_arrives_although_input_is_unread() -> None:
     """D04: closing over unread input would destroy what is on its way."""
@@ -177,6 +184,7 @@ def test_last_reply_arrives_although_input_is_unread() -> None:
         assert sock.recv(1) == b""
 
 
+@pytest.mark.case("L08")
 @over_both
 def test_idle_connections_hold_no_buffer(upper: pysock.Server) -> None:
     """L08, as far as buffers go: nothing is pending, and each has been served."""
@@ -190,6 +198,7 @@ def test_idle_connections_hold_no_buffer(upper: pysock.Server) -> None:
             peer.close()
 
 
+@pytest.mark.case("L01")
 def test_max_connections_makes_the_next_client_wait() -> None:
     """L01: one client at a time, the next one waits in the backlog."""
     with pysock.Server("127.0.0.1:0", bytes.upper, max_connections=1).start() as server:

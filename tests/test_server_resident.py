@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 import pysock
 from conftest import TIME_FACTOR, linux
 from peers import LONG, Task, run_python
@@ -53,7 +55,7 @@ def measured(max_memory: int, framing: str = "") -> Iterator[Any]:
 
 @linux
 def test_many_large_frames_at_once_take_bounded_memory() -> None:
-    """Threat 6: 10 of 16 MiB, of which 8 MiB are allowed and the first may go beyond."""
+    """10 of 16 MiB, of which 8 MiB are allowed and the first may go beyond."""
     size = 16 * MIB
     with measured(8 * MIB) as (port, resident):
         before = resident()
@@ -114,6 +116,7 @@ with pysock.Server("unix:@pysock-%d" % os.getpid(), bytes.upper, **options) as s
 """
 
 
+@pytest.mark.case("L08", "L09")
 @linux
 def test_a_thousand_idle_connections() -> None:
     """L08, L09: no thread and at most 16 KiB each; when all wake at once all are served."""
@@ -136,6 +139,7 @@ def test_a_thousand_idle_connections() -> None:
     assert said == ""
 
 
+@pytest.mark.case("H04", "H05")
 @linux
 def test_a_thousand_connections_that_announce_much_and_say_no_more() -> None:
     """H04, H05: less than 128 KiB each, and all are cut."""

@@ -47,6 +47,7 @@ def collect(connection: Any) -> None:
     gc.collect()
 
 
+@pytest.mark.case("S04")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @also_over_tls(
@@ -81,6 +82,7 @@ def test_child_forked_in_a_handler_takes_nothing_along(
         assert peer.request(b"x") == b"x"
 
 
+@pytest.mark.case("S04")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("workers", ["0", "4"])
 def test_child_that_returns_from_a_handler_serves_nobody(workers: str) -> None:
@@ -124,6 +126,7 @@ with pysock.Server("127.0.0.1:0", handler, workers=int(sys.argv[1])).start() as 
     assert said == ""
 
 
+@pytest.mark.case("S10")
 @linux
 def test_program_started_in_a_handler_inherits_nothing() -> None:
     """S10: also where nothing is closed for it."""
@@ -159,6 +162,7 @@ with (
     assert said == ""
 
 
+@pytest.mark.case("S11")
 @unix
 def test_disposition_of_sigpipe_is_left_alone() -> None:
     """S11: and a client that is gone is no signal, even where that would be the end."""
@@ -192,6 +196,7 @@ signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 # ------------------------------------------------------------ signals
 
 
+@pytest.mark.case("S02")
 @over_both
 @unix
 @pytest.mark.parametrize("workers", [0, 4])
@@ -271,6 +276,7 @@ def test_signal_that_comes_in_the_middle_of_a_stop_may_stop_too(
         signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.case("D15", "S01")
 @over_both
 @unix
 @pytest.mark.parametrize("workers", [0, 4])
@@ -298,6 +304,7 @@ def test_stop_in_a_signal_handler_drains(workers: int) -> None:
             signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.case("S03")
 def test_server_in_another_thread_leaves_signals_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -194,6 +194,7 @@ def test_time_that_the_server_was_busy_is_not_the_clients(limit: str, workers: i
 # ------------------------------------------------------------ minimum rate
 
 
+@pytest.mark.case("H04", "H05", "P09")
 @also_over_tls(
     "came,size,handler",
     [
@@ -225,6 +226,7 @@ def test_frame_that_stops_is_cut(
     assert len(lines) == 1
 
 
+@pytest.mark.case("P08")
 @also_over_tls("handler", [echo, Echo], [echo])
 def test_drip_does_not_put_the_end_off(handler: Any) -> None:
     """P08: the limit is one for the whole frame, not for each byte."""
@@ -237,6 +239,7 @@ def test_drip_does_not_put_the_end_off(handler: Any) -> None:
         assert ended(sock)
 
 
+@pytest.mark.case("P09")
 @over_both
 def test_rate_decides_after_the_grace() -> None:
     """P09: too few bytes a second are cut, enough are not."""

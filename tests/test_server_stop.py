@@ -78,6 +78,7 @@ KINDS = ["handler", "session"]
 # ------------------------------------------------------------ what is finished
 
 
+@pytest.mark.case("D13")
 @over_both
 @pytest.mark.parametrize("kind", KINDS)
 def test_idle_ones_are_closed_at_once_and_busy_ones_finish(kind: str, gate: Gate) -> None:
@@ -105,6 +106,7 @@ def test_idle_ones_are_closed_at_once_and_busy_ones_finish(kind: str, gate: Gate
         stop.finish(PROMPT)
 
 
+@pytest.mark.case("D16")
 @also_over_tls("kind", KINDS, ["handler"])
 def test_first_request_may_still_be_on_its_way(kind: str, gate: Gate) -> None:
     with (
@@ -122,6 +124,7 @@ def test_first_request_may_still_be_on_its_way(kind: str, gate: Gate) -> None:
         assert time.monotonic() - began < 1 + PROMPT
 
 
+@pytest.mark.case("D16")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_clients_in_the_backlog_are_served(kind: str, workers: int, gate: Gate) -> None:
@@ -319,6 +322,7 @@ def test_replies_that_wait_for_their_reader_arrive_within_the_drain(
 # ------------------------------------------------------------ what is not
 
 
+@pytest.mark.case("D14")
 @also_over_tls(
     "drain,handler",
     [(drain, handler) for drain in (0, DRAIN) for handler in WAYS],
@@ -339,6 +343,7 @@ def test_reply_that_nobody_reads_is_cut_at_the_deadline(drain: float, handler: A
                 peer.recv()
 
 
+@pytest.mark.case("D14")
 @also_over_tls("kind", KINDS, ["handler"])
 def test_handlers_that_do_not_end_are_left_behind(
     kind: str, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -364,6 +369,7 @@ def test_handlers_that_do_not_end_are_left_behind(
         gate.release.set()
 
 
+@pytest.mark.case("D14")
 @also_over_tls("kind", KINDS, ["session"])
 def test_handler_in_the_middle_of_a_call_is_left_behind(
     kind: str, gate: Gate, monkeypatch: pytest.MonkeyPatch

@@ -89,6 +89,7 @@ def test_signal_that_comes_while_the_server_is_being_started(workers: str) -> No
         assert said.splitlines()[1:] == ["ended False"]
 
 
+@pytest.mark.case("S01")
 @unix
 def test_second_signal_shortens_the_drain() -> None:
     """As of a user who presses Ctrl-C twice."""
@@ -107,6 +108,7 @@ def test_second_signal_shortens_the_drain() -> None:
             assert process.communicate(timeout=SOON)[0] == "ended False\n"
 
 
+@pytest.mark.case("D12")
 def test_program_ends_although_its_server_was_not_stopped() -> None:
     """D12: at the interpreter's end, with connections, handlers and sessions under way."""
     said = run_python("""

@@ -41,6 +41,7 @@ def quick_switches() -> Iterator[None]:
 # ------------------------------------------------------------ who may call it
 
 
+@pytest.mark.case("D15")
 def test_stop_from_a_session_returns_at_once() -> None:
     class Stops(pysock.Session):
         def handle(self) -> None:
@@ -58,6 +59,7 @@ def test_stop_from_a_session_returns_at_once() -> None:
         serving.finish()
 
 
+@pytest.mark.case("D15")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stop_from_service_actions_returns_at_once(workers: int) -> None:
     class Stops(pysock.Server):
@@ -73,6 +75,7 @@ def test_stop_from_service_actions_returns_at_once(workers: int) -> None:
         serving.finish()
 
 
+@pytest.mark.case("D15")
 @also_over_tls("workers", [0, 1, 4], [4])
 def test_stop_without_a_drain_from_a_handler(workers: int) -> None:
     """What the handler replies may be cut; who serves comes back at once."""
@@ -241,6 +244,7 @@ def test_health_address_is_closed_while_the_server_stops() -> None:
             release.clear()
 
 
+@pytest.mark.case("D18", "D19")
 @over_both
 @pytest.mark.parametrize("address", ["tcp", pytest.param("unix", marks=unix)])
 def test_another_server_takes_the_same_address_at_once(address: str, tmp_path: Path) -> None:
@@ -309,6 +313,7 @@ class Load:
         self._peer.close()
 
 
+@pytest.mark.case("C11")
 @also_over_tls(
     "address,pauses,seed",
     [

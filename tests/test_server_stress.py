@@ -229,6 +229,7 @@ def test_connections_that_threads_close_at_random(seed: int, transport: str) -> 
         assert server.stats["handler_errors"] == 0
 
 
+@pytest.mark.case("C11")
 @also_over_tls("workers", [0, 1, 4], [0, 4])
 def test_stop_and_start_under_load(seed: int, workers: int) -> None:
     """C11: what is answered is answered right; all that was sent before a stop is."""

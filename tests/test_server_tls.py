@@ -19,6 +19,7 @@ import both_ways
 import certificates
 import pysock
 from certificates import Certificates
+from conftest import told_queue
 from gate import ECHOES, HERE, SOON, client, connected, echo, frame, serving, warnings_in
 from peers import LONG, PROMPT, Task, until
 from records import ALERT, DATA, RecordEnd
@@ -62,15 +63,17 @@ def told(sock: Any, *messages: bytes) -> None:
 # ------------------------------------------------------------ what the poller does not see
 
 
+@pytest.mark.case("T03")
 @pytest.mark.parametrize("handler", ALL)
 def test_messages_in_one_record_are_all_served_at_once(handler: Any) -> None:
-    """T03, finding 6: on a connection that was parked, and nothing more comes."""
+    """T03: on a connection that was parked, and nothing more comes."""
     with serving(handler) as server, connected(server) as sock:
         for messages in ([b"known"], [b"1", b"", b"3"], [b"x" * 5000] * 3, [b"last", b"one"]):
             sock.sendall(b"".join(map(frame, messages)))
             told(sock, *messages)
 
 
+@pytest.mark.case("T03")
 @pytest.mark.parametrize("handler", ALL)
 def test_messages_in_one_flight_are_all_served_at_once(handler: Any) -> None:
     """T03: in records of their own, or cut wherever a record is full."""
@@ -92,6 +95,7 @@ def test_messages_in_one_flight_are_all_served_at_once(handler: Any) -> None:
             told(end, *messages)
 
 
+@pytest.mark.case("T03")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_record_with_more_messages_than_a_turn_takes(workers: int) -> None:
     """T03: the connection is parked only when there are none left in memory."""
@@ -102,6 +106,7 @@ def test_record_with_more_messages_than_a_turn_takes(workers: int) -> None:
             told(sock, *messages)
 
 
+@pytest.mark.case("T03")
 @pytest.mark.parametrize("handler", ALL)
 @pytest.mark.parametrize("messages", [[b"first"], [b"1", b"2", b"x" * 9000]])
 def test_first_message_in_the_flight_that_ends_the_handshake(
@@ -136,12 +141,13 @@ def test_first_message_in_the_flight_that_ends_the_handshake(
 # ------------------------------------------------------------ nothing sent is lost
 
 
+@pytest.mark.case("T02")
 @pytest.mark.parametrize("way", ["SSLSocket", "Client"])
 @pytest.mark.parametrize("kind", ["handler", "session"])
 def test_everything_arrives_from_a_client_that_closes_without_reading(
     kind: str, way: str
 ) -> None:
-    """T02, finding 2: session tickets that nobody has read must not cut it off."""
+    """T02: session tickets that nobody has read must not cut it off."""
     arrived: list[int] = []
 
     def handler(message: bytes) -> None:
@@ -179,6 +185,7 @@ def end_tls(end: RecordEnd) -> None:
     end.sock.sendall(end.writer.record(ALERT, CLOSE_NOTIFY))
 
 
+@pytest.mark.case("T04")
 @pytest.mark.parametrize("handler", ALL)
 @pytest.mark.parametrize("finish", [end_tcp, end_tls])
 @pytest.mark.parametrize("sent", [b"", b"\0\0", frame(b"x"), frame(b"x") + b"\0\0\0\x09ab"])
@@ -188,7 +195,7 @@ def test_stream_that_ends_anywhere(
     handler: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """T04, finding 5: what ends without a close_notify may have been cut off by anybody."""
+    """T04: what ends without a close_notify may have been cut off by anybody."""
     caplog.set_level("INFO")
     with serving(handler) as server, records(server) as end:
         if sent:
@@ -215,7 +222,7 @@ def test_stream_that_ends_anywhere(
 @pytest.mark.parametrize("handler", ALL)
 @pytest.mark.parametrize("rest", [b"", b"\0\0"])
 def test_end_behind_a_message_in_one_flight(rest: bytes, handler: Any) -> None:
-    """Finding 6 again: the end is in memory too, and TCP goes on."""
+    """The end is in memory too, and TCP goes on."""
     with serving(handler) as server, records(server) as end:
         data = end.writer.record(DATA, frame(b"x") + rest)
         end.sock.sendall(data + end.writer.record(ALERT, CLOSE_NOTIFY))
@@ -252,7 +259,7 @@ def raises(message: bytes, connection: pysock.Connection) -> None:
 
 
 def stops(message: bytes, connection: Any) -> bytes:
-    connection.loop.server.stop()
+    connection._loop.server.stop()
     return message
 
 
@@ -261,7 +268,8 @@ class Leaves(pysock.Session):
         self.connection.send(self.connection.recv())
 
 
-@pytest.mark.parametrize("linger", [0.0, SOON])
+@pytest.mark.case("T05")
+@pytest.mark.parametrize("linger", [0.0, pytest.param(SOON, marks=told_queue)])
 @pytest.mark.parametrize("handler", [closes, raises, stops, Leaves])
 def test_end_is_said_and_does_not_wait_for_the_answer(handler: Any, linger: float) -> None:
     """T05: to a client that neither answers nor closes."""
@@ -335,6 +343,7 @@ def test_who_floods_does_not_starve_who_receives() -> None:
         flooding.finish()
 
 
+@pytest.mark.case("C04", "C05")
 @pytest.mark.parametrize(
     ("version", "count"),
     [
@@ -346,7 +355,7 @@ def test_who_floods_does_not_starve_who_receives() -> None:
 def test_short_connections_that_begin_both_ways_at_once(
     version: str, count: int, certs: Certificates
 ) -> None:
-    """C04, C05, finding 1: two threads of each end, and one TLS object between them."""
+    """C04, C05: two threads of each end, and one TLS object between them."""
     near, far = (
         made(minimum=version) for made in (certs.client_context, certs.server_context)
     )
@@ -366,3 +375,30 @@ def test_short_connections_that_begin_both_ways_at_once(
                 assert receiving.finish() == MESSAGES
         assert peer.tls.version() == f"TLSv{version}"
         assert server.stats["handler_errors"] == 0
+
+
+@pytest.mark.case("T12")
+def test_contexts_are_shared_by_threads_and_renewed_beside_connections(
+    certs: Certificates,
+) -> None:
+    """32 threads and one context at each end; a new certificate ends no connection."""
+    near, far = certs.client_context(), certs.server_context()
+    start = threading.Barrier(32, timeout=LONG)
+    with serving(echo, tls=far) as server, client(server, tls=near) as first:
+
+        def visit(number: int) -> None:
+            start.wait()
+            for turn in range(10):
+                with client(server, tls=near) as peer:
+                    message = b"%d %d" % (number, turn)
+                    assert peer.request(message) == message
+
+        for task in [Task(visit, number) for number in range(32)]:
+            task.finish()
+        renewed = pysock.tls.server_context(*certs.issue(both_ways.NAME))
+        with serving(echo, tls=renewed) as other, client(other, tls=near) as second:
+            for peer in (first, second, first):
+                assert peer.request(b"x") == b"x"
+            pins = [pysock.tls.pin_of(peer.tls.getpeercert(True)) for peer in (first, second)]
+            assert pins[0] == certs.server.pin != pins[1]
+        assert first.request(b"y") == b"y"

@@ -243,6 +243,7 @@ def test_pushed_messages_and_replies_do_not_mix() -> None:
 # ------------------------------------------------------------ fairness
 
 
+@pytest.mark.case("L10")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_long_pipelines_leave_others_their_turns(workers: int) -> None:
     """L10: counted: no more than a fair share of each busy client is served before."""
@@ -278,6 +279,7 @@ def test_long_pipelines_leave_others_their_turns(workers: int) -> None:
         assert first.recv() == b"block"
 
 
+@pytest.mark.case("L09")
 def test_a_thousand_turns_at_once_are_shared_out() -> None:
     """L09: nobody is served twice over before everybody was served once."""
     gate = Gate()

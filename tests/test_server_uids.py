@@ -66,6 +66,7 @@ def test_own_uid_is_served(folder, address):
         assert client.request(b"x") == b"X"
 
 
+@pytest.mark.case("T27")
 @as_root
 @linux
 def test_others_are_served_if_they_are_named(folder):

@@ -46,12 +46,13 @@ def sends(message: bytes, connection: pysock.Connection) -> None:
 WAYS = [replies, iterates, sends, Sends]
 
 
+@pytest.mark.case("L11")
 @over_both
 @pytest.mark.parametrize("handler", WAYS)
 def test_client_that_does_not_read_is_cut(
     handler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Threat 9: while others are served, and it is nobody's mistake but its own."""
+    """While others are served, and it is nobody's mistake but its own."""
     with (
         pysock.Server("127.0.0.1:0", handler, send_timeout=PATIENCE).start() as server,
         connected(server, 4096) as sock,
@@ -222,6 +223,7 @@ def stay_silent(sock: socket.socket) -> None:
     time.sleep(3 * PATIENCE)
 
 
+@pytest.mark.case("C08")
 @also_over_tls(
     "act,workers",
     [(act, workers) for act in (finish, send_garbage, ask, stay_silent) for workers in (0, 4)],
@@ -239,6 +241,7 @@ def test_push_that_is_stuck_holds_nobody_else(
             assert other.request(b"a") == b"a"
 
 
+@pytest.mark.case("C08")
 @over_both
 def test_push_that_is_stuck_is_cut_by_the_send_timeout() -> None:
     with pushing({"send_timeout": PATIENCE}) as (server, _):
@@ -257,6 +260,7 @@ def test_stop_does_not_wait_for_a_push_that_is_stuck_beyond_its_drain() -> None:
 # ------------------------------------------------------------ memory, and both at once
 
 
+@pytest.mark.case("L11")
 @over_both
 def test_client_that_asks_on_and_on_without_reading_gets_no_more_work_done() -> None:
     """L11: what is kept for it is one reply, and what was gathered before."""
@@ -282,6 +286,7 @@ def test_client_that_asks_on_and_on_without_reading_gets_no_more_work_done() -> 
         server.stop(drain=0)
 
 
+@pytest.mark.case("L13", "T01")
 @over_both
 def test_both_send_before_they_read() -> None:
     """L13: the client's deadline tells, and nothing is lost."""
@@ -300,6 +305,7 @@ def test_both_send_before_they_read() -> None:
         flushing.join()
 
 
+@pytest.mark.case("L13")
 @over_both
 def test_request_many_goes_on_where_both_send() -> None:
     """L13."""

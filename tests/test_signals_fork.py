@@ -76,6 +76,7 @@ def raise_alarm(*_: object) -> None:
 # ------------------------------------------------------------ handlers that return
 
 
+@pytest.mark.case("P11")
 def test_storm_of_signals_during_large_messages_both_ways(ends):
     """P11"""
     counted: list[int] = []
@@ -92,6 +93,7 @@ def test_storm_of_signals_during_large_messages_both_ways(ends):
         until(lambda: counted)
 
 
+@pytest.mark.case("P11")
 def test_signal_while_waiting_goes_unnoticed(few_own_ends, receive):
     """P11"""
     conn, peer = few_own_ends[0].connection(), few_own_ends[1]
@@ -103,6 +105,7 @@ def test_signal_while_waiting_goes_unnoticed(few_own_ends, receive):
     assert counted == [1]
 
 
+@pytest.mark.case("P11")
 def test_storm_of_signals_does_not_restart_the_deadline(few_own_ends, receive):
     """P11"""
     conn, counted = few_own_ends[0].connection(timeout=3 * SHORT), []
@@ -134,6 +137,7 @@ def test_signal_while_waiting_for_the_turn_goes_unnoticed(own_ends):
 # ------------------------------------------------------------ handlers that raise
 
 
+@pytest.mark.case("P12")
 def test_handler_that_raises_in_recv_leaves_the_stream_in_step(few_own_ends, receive):
     """P12"""
     conn, peer = few_own_ends[0].connection(), few_own_ends[1]
@@ -152,6 +156,7 @@ def test_handler_that_raises_in_recv_leaves_the_stream_in_step(few_own_ends, rec
         assert receive(conn) == b"next"
 
 
+@pytest.mark.case("P12")
 @pytest.mark.parametrize("way", ["send", "send_many", "request", "request_many"])
 def test_handler_that_raises_while_sending_leaves_the_stream_in_step(few_own_ends, way):
     """P12: the message was accepted, and goes before the next"""
@@ -174,6 +179,7 @@ def test_handler_that_raises_while_sending_leaves_the_stream_in_step(few_own_end
         assert peer.read(8) == FIELD.encode(b"next")
 
 
+@pytest.mark.case("P12")
 def test_handler_that_raises_while_the_turn_is_waited_for(own_ends):
     """P12"""
     conn, peer = own_ends[0].connection(), own_ends[1]
@@ -191,6 +197,7 @@ def test_handler_that_raises_while_the_turn_is_waited_for(own_ends):
     assert conn.recv() == b"second"
 
 
+@pytest.mark.case("P12")
 def test_handler_that_raises_as_the_turn_comes_passes_it_on(paired_ends):
     """P12: who gave up must not have used up what woke it"""
     conn, peer = paired_ends[0].connection(timeout=LONG), paired_ends[1]
@@ -216,6 +223,7 @@ def test_handler_that_raises_as_the_turn_comes_passes_it_on(paired_ends):
     assert receiving[1].finish(PROMPT) == b"second"
 
 
+@pytest.mark.case("P13")
 def test_keyboard_interrupt_leaves_every_call_and_the_connection_works(few_own_ends, receive):
     """P13"""
     conn, peer = few_own_ends[0].connection(), few_own_ends[1]
@@ -228,6 +236,7 @@ def test_keyboard_interrupt_leaves_every_call_and_the_connection_works(few_own_e
     assert receive(conn) == b"x"
 
 
+@pytest.mark.case("P13")
 def test_keyboard_interrupt_ends_spinning(own_ends):
     """P13"""
     conn = own_ends[0].connection(spin=LONG)
@@ -244,6 +253,7 @@ def test_keyboard_interrupt_ends_spinning(own_ends):
         assert time.monotonic() - began < PROMPT
 
 
+@pytest.mark.case("P13")
 def test_keyboard_interrupt_ends_a_close_that_lingers(tmp_path):
     """P13"""
     with linked("tcp4", tmp_path) as (near, _):
@@ -297,6 +307,7 @@ def test_close_in_a_handler_while_sending_still_lingers(own_ends):
 # ------------------------------------------------------------ SIGPIPE
 
 
+@pytest.mark.case("D09", "S11")
 @pytest.mark.parametrize("transport", ["sockets", "pipes"])
 def test_write_to_a_closed_peer_raises_where_sigpipe_kills(transport):
     """D09, S11: and the disposition stays as it was"""
@@ -372,6 +383,7 @@ conn, other = made(sys.argv[1])
 fork_kinds = pytest.mark.parametrize("kind", ["socketpair", "tcp", "tls", "pipes"])
 
 
+@pytest.mark.case("S06")
 @fork_kinds
 def test_forked_child_must_not_use_the_connection(kind):
     """S06"""
@@ -404,6 +416,7 @@ conn.close(), other.close()
     assert run_python(FORKED + code, kind, HERE) == ""
 
 
+@pytest.mark.case("S04")
 @fork_kinds
 @pytest.mark.parametrize("end", ["conn.close()", "globals().pop('conn')", "pass"])
 def test_forked_child_that_closes_leaves_the_parents_connection(kind, end):
@@ -446,6 +459,7 @@ other.close()
     assert run_python(FORKED + code, kind, HERE) == ""
 
 
+@pytest.mark.case("S04")
 @fork_kinds
 def test_forked_child_has_connections_of_its_own(kind):
     """S04: and the counter is of forks, not of processes"""
@@ -474,6 +488,7 @@ conn.close(), other.close()
     assert run_python(FORKED + code, kind, HERE) == ""
 
 
+@pytest.mark.case("S06")
 def test_connection_is_handed_to_a_child_by_detach():
     """S06"""
     assert (

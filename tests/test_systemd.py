@@ -58,6 +58,7 @@ def left_in_environment():
 # listen_fds
 
 
+@pytest.mark.case("I06")
 def test_descriptors_are_taken_once_with_their_names_i06(pass_on):
     pass_on(tcp(), tcp(), tcp(), LISTEN_FDNAMES="web:admin")
     expected = [(FIRST, "web"), (FIRST + 1, "admin"), (FIRST + 2, "unknown")]
@@ -68,11 +69,13 @@ def test_descriptors_are_taken_once_with_their_names_i06(pass_on):
     assert listen_fds() == expected
 
 
+@pytest.mark.case("I06")
 def test_descriptors_without_names_are_unknown_i06(pass_on):
     pass_on(tcp())
     assert listen_fds() == [(FIRST, "unknown")]
 
 
+@pytest.mark.case("I06")
 @pytest.mark.parametrize(
     "environment",
     [
@@ -90,6 +93,7 @@ def test_descriptors_that_are_not_for_this_process_are_left_i06(pass_on, environ
     assert os.get_inheritable(FIRST)
 
 
+@pytest.mark.case("I06")
 @linux
 def test_descriptors_may_name_the_process_by_its_pidfd_i06(pass_on):
     pidfd = os.pidfd_open(os.getpid())
@@ -98,6 +102,7 @@ def test_descriptors_may_name_the_process_by_its_pidfd_i06(pass_on):
     assert listen_fds() == [(FIRST, "unknown")]
 
 
+@pytest.mark.case("I06")
 @pytest.mark.parametrize("count", ["abc", "-1", "", "+1", " 1", "1.0", "9" * 30, "\u0661"])
 def test_malformed_number_of_descriptors_is_refused_i06(pass_on, count):
     pass_on(tcp(), LISTEN_FDS=count)
@@ -106,6 +111,7 @@ def test_malformed_number_of_descriptors_is_refused_i06(pass_on, count):
     assert left_in_environment() == []
 
 
+@pytest.mark.case("I06")
 @pytest.mark.parametrize("count", ["2", "999999999"])
 def test_more_descriptors_than_there_are_is_an_error_i06(pass_on, count):
     pass_on(tcp(), LISTEN_FDS=count)
@@ -124,6 +130,7 @@ def test_no_descriptors_without_a_supervisor(monkeypatch):
 # listening on them
 
 
+@pytest.mark.case("I06")
 def test_listen_by_name_finds_the_descriptor_i06(pass_on):
     admin = tcp()
     sockaddr = admin.getsockname()
@@ -134,6 +141,7 @@ def test_listen_by_name_finds_the_descriptor_i06(pass_on):
         os.dup2(listener.fileno(), listener.detach())
 
 
+@pytest.mark.case("I06")
 def test_listen_by_number_takes_what_was_passed_along_i06(pass_on):
     """Programs that are started from here must not get the sockets."""
     pass_on(tcp(), tcp())
@@ -143,6 +151,7 @@ def test_listen_by_number_takes_what_was_passed_along_i06(pass_on):
     listener.detach()
 
 
+@pytest.mark.case("I06")
 @pytest.mark.parametrize(
     ("name", "code", "told"),
     [
@@ -166,6 +175,7 @@ def test_listen_by_a_name_that_is_not_one_of_them_tells_them_i06(pass_on, name, 
     assert told in caught.value.strerror
 
 
+@pytest.mark.case("I06")
 def test_listen_takes_a_listening_socket_by_its_descriptor_i06():
     passed = socket.create_server(("127.0.0.1", 0))
     with listen(f"fd://{passed.detach()}") as listener:
@@ -175,6 +185,8 @@ def test_listen_takes_a_listening_socket_by_its_descriptor_i06():
     assert listener.fileno() == -1
 
 
+@pytest.mark.case("I06")
+@pytest.mark.leaves_path
 def test_listen_leaves_the_path_of_an_inherited_socket_alone_i06(tmp_path):
     path = tmp_path / "s"
     passed = listen(path)
@@ -189,6 +201,7 @@ def half_a_pipe():
     return open(reader)
 
 
+@pytest.mark.case("I06")
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -213,6 +226,7 @@ def test_listen_says_what_a_descriptor_is_instead_i06(make, told):
         os.fstat(thing.fileno())  # it was left open
 
 
+@pytest.mark.case("I06")
 def test_listen_refuses_a_connection_i06():
     """What systemd passes with Accept=yes."""
     one, other = socket.socketpair()
@@ -221,6 +235,7 @@ def test_listen_refuses_a_connection_i06():
     assert one.fileno() == -1
 
 
+@pytest.mark.case("I06")
 def test_listen_on_a_closed_descriptor_says_so_i06():
     one, other = socket.socketpair()
     fd = one.fileno()
@@ -233,6 +248,7 @@ def test_listen_on_a_closed_descriptor_says_so_i06():
     assert caught.value.errno == errno.EBADF
 
 
+@pytest.mark.case("I06")
 def test_listen_on_a_name_that_was_not_passed_says_so_i06():
     with pytest.raises(FileNotFoundError, match="fd://web: no sockets were passed; was the"):
         listen("fd://web")
@@ -250,6 +266,7 @@ with listen(sys.argv[1]) as listener:
 """
 
 
+@pytest.mark.case("I06")
 @linux
 @pytest.mark.parametrize("address", ["fd://web", "fd://3"])
 def test_systemd_socket_activate_passes_a_socket_i06(tmp_path, address):
@@ -273,6 +290,7 @@ def test_systemd_socket_activate_passes_a_socket_i06(tmp_path, address):
 # notify
 
 
+@pytest.mark.case("I07")
 @pytest.mark.parametrize("abstract", [False, pytest.param(True, marks=linux)])
 def test_notify_reaches_the_supervisor(tmp_path, monkeypatch, abstract):
     name = f"@pysock-{tmp_path}" if abstract else str(tmp_path / "notify")
@@ -285,6 +303,7 @@ def test_notify_reaches_the_supervisor(tmp_path, monkeypatch, abstract):
         assert notify("STOPPING=1")
 
 
+@pytest.mark.case("I07")
 @pytest.mark.parametrize(
     "name", ["", "relative", "vsock:2:1234", "/nowhere/notify", "@nobody"]
 )

@@ -11,6 +11,7 @@ import pytest
 
 import pysock
 import splitting
+from conftest import posix
 from peers import LONG, Task, background, pattern, run_python
 from pysock import LengthField
 from pysock.testing import every_cut, pair, socket_pair
@@ -188,7 +189,7 @@ def send_by_file(sock: socket.socket, data: bytes) -> None:
     ("write", "right"),
     [
         (send_without_a_loop, False),
-        (sendmsg_without_a_loop, False),
+        pytest.param(sendmsg_without_a_loop, False, marks=posix),
         (send_in_a_loop, True),
         (send_by_file, True),
         (socket.socket.sendall, True),
@@ -207,6 +208,7 @@ def test_short_writes(family, write, right, size):
             assert (b"".join(receive(b)) == frame) is right
 
 
+@pytest.mark.case("P14")
 def test_short_writes_of_a_connection(family):
     with pair(family=family, short_writes=1) as (a, b), background(a.send, pattern(1 << 20)):
         assert b.recv() == pattern(1 << 20)
@@ -216,7 +218,7 @@ def test_short_writes_of_a_connection(family):
 def test_tls_in_single_bytes(family):
     """Its records are cut, of the handshake too."""
     client, server = contexts()
-    with socket_pair(family=family, cut=1) as (a, b):
+    with socket_pair(family=family, timeout=LONG, cut=1) as (a, b):
         accepting = Task(lambda: server.wrap_socket(b, server_side=True))
         with (
             pysock.Connection(client.wrap_socket(a, server_hostname="localhost")) as conn,

@@ -17,7 +17,7 @@ import pytest
 import peers
 import pysock
 import splitting
-from conftest import ipv6, linux, unix
+from conftest import ipv6, linux, resets, told_queue, unix
 from peers import LONG, SHORT, Task, pattern
 from pysock import IncompleteFrame, LengthField
 from pysock.testing import Faults, Pair, every_cut, pair, socket_pair
@@ -31,6 +31,7 @@ FIELD = LengthField()
 # ------------------------------------------------------------ cut
 
 
+@told_queue
 @pytest.mark.parametrize("cut", [1, 7, [1, 2, 3, 4], "random"])
 @pytest.mark.parametrize("blocking", [True, False], ids=["waits", "asks"])
 def test_no_recv_returns_bytes_of_two_pieces(family, cut, blocking):
@@ -173,6 +174,7 @@ def test_delay_is_between_pieces():
 # ------------------------------------------------------------ ends and resets
 
 
+@resets
 @pytest.mark.parametrize("cut", [None, 2])
 def test_reset_after_each_number_of_bytes(family, cut):
     for n in range(7):
@@ -191,6 +193,7 @@ def test_reset_after_each_number_of_bytes(family, cut):
         assert "reset" in repr(ends)
 
 
+@resets
 def test_reset_is_told_to_both_ends(family):
     with pair(family=family, reset_at=6) as (a, b):
         a.send(b"hello")
@@ -199,6 +202,7 @@ def test_reset_is_told_to_both_ends(family):
                 end.recv()
 
 
+@resets
 def test_reset_ends_a_send_that_waits(family):
     with pair(family=family, cut=1000, reset_at=5000) as (a, b):
         receiving = Task(b.recv)
@@ -252,6 +256,7 @@ def test_what_users_do_to_an_end_reaches_the_other(family):
                 b.sendall(b"nobody reads this")
 
 
+@resets
 @pytest.mark.parametrize("name", ["AF_INET", pytest.param("AF_INET6", marks=ipv6)])
 def test_reset_by_a_user_reaches_the_other_end_behind_the_bytes(name):
     with socket_pair(family=getattr(socket, name), cut=1) as (a, b):
@@ -353,7 +358,7 @@ def test_pair_that_cannot_be_opened_leaves_nothing(monkeypatch, what):
 def test_both_ends_from_two_threads(family):
     """More than all buffers hold, both ways at once."""
     messages = [pattern(size) for size in (1, 70_000, 300_000)]
-    with pair(family=family, cut="random", seed=1) as (a, b):
+    with pair(family=family, timeout=LONG, cut="random", seed=1) as (a, b):
         sending = [Task(end.send_many, messages) for end in (a, b)]
         receiving = [Task(lambda end: [end.recv() for _ in messages], end) for end in (a, b)]
         assert [task.finish() for task in sending + receiving] == [3, 3, messages, messages]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import TIME_FACTOR
+from conftest import TIME_FACTOR, resets
 from pages import Page
 from pysock.testing import Faults
 
@@ -57,6 +57,7 @@ def test_afterwards():
 """
 
 
+@resets
 def test_programs_of_the_page_pass_and_the_broken_one_fails_as_shown(said):
     failed = {*re.findall(r"^FAILED (\w+\.py)::(\w+)", said, re.MULTILINE)}
     assert failed == {

@@ -39,6 +39,7 @@ def times_out(call: Any, *args: Any) -> TimeoutError:
 # ------------------------------------------------------------ receiving
 
 
+@pytest.mark.case("P05")
 def test_recv_after_a_timeout_with_nothing_read(few_ends, receive):
     """P05"""
     conn, peer = few_ends[0].connection(timeout=SHORT), few_ends[1]
@@ -49,6 +50,7 @@ def test_recv_after_a_timeout_with_nothing_read(few_ends, receive):
     assert conn.stats.calls_in < 10  # it slept
 
 
+@pytest.mark.case("P06")
 @pytest.mark.parametrize("message", [SMALL, LARGE], ids=["small", "large"])
 def test_recv_goes_on_after_a_timeout_inside_a_frame(few_ends, receive, message):
     """P06"""
@@ -66,6 +68,7 @@ def test_recv_goes_on_after_a_timeout_inside_a_frame(few_ends, receive, message)
     assert conn.pending == 0
 
 
+@pytest.mark.case("P06")
 @pytest.mark.parametrize("then", RECEIVERS)
 @pytest.mark.parametrize("first", ["recv", "next", "recv_many", "recv_into", "recv_view"])
 def test_any_call_goes_on_where_another_timed_out(few_own_ends, first, then):
@@ -82,6 +85,7 @@ def test_any_call_goes_on_where_another_timed_out(few_own_ends, first, then):
         conn.timeout = SHORT
 
 
+@pytest.mark.case("P06", "K07")
 @pytest.mark.parametrize("size", [5000, 100_000, 1 << 21])
 def test_recv_into_that_timed_out_has_let_the_buffer_go(ends, size):
     """P06: what had come is the connection's, not the caller's"""
@@ -126,16 +130,19 @@ def dribbled(ends: Any, receive: Any, message: bytes) -> Any:
     return receive(conn)
 
 
+@pytest.mark.case("P08")
 def test_bytes_that_dribble_in_do_not_restart_the_deadline(few_ends, receive):
     """P08"""
     assert dribbled(few_ends, receive, LARGE) == LARGE
 
 
+@pytest.mark.case("P08")
 def test_bytes_of_a_small_frame_that_dribble_in(ends):
     """P08"""
     assert dribbled(ends, Connection.recv, SMALL) == SMALL
 
 
+@pytest.mark.case("P08")
 def test_bytes_that_keep_coming_do_not_restart_the_deadline_of_recvfile(ends):
     """P08"""
     conn, peer = ends[0].connection(timeout=SPELL), ends[1]
@@ -152,6 +159,7 @@ def test_bytes_that_keep_coming_do_not_restart_the_deadline_of_recvfile(ends):
     assert 0 < file.tell() < 1_000_000
 
 
+@pytest.mark.case("P10")
 @pytest.mark.parametrize("timeout", [1e-9, 1, True, 1e9, 1e300, math.inf, None])
 def test_timeouts_of_every_size(ends, timeout):
     """P10"""
@@ -165,6 +173,7 @@ def test_timeouts_of_every_size(ends, timeout):
     assert receiving.finish() == b"x"
 
 
+@pytest.mark.case("P10")
 def test_timeout_of_zero_never_waits(ends, receive):
     """P10"""
     conn, peer = ends[0].connection(timeout=0), ends[1]
@@ -208,9 +217,10 @@ def test_stream_without_settimeout_takes_no_timeout(paired_ends):
 # ------------------------------------------------------------ sending
 
 
+@pytest.mark.case("P07")
 @pytest.mark.parametrize("framing", [FIELD, Netstring(), Delimiter()])
 def test_send_that_timed_out_is_accepted_and_goes_first(tight_ends, framing: Format):
-    """P07, as section 5 of the design has it: resumed, not poisoned"""
+    """P07: it is resumed, and the connection is not given up"""
     conn, peer = tight_ends[0].connection(framing, timeout=SHORT), tight_ends[1]
     first = b"x" * FULL
     error = times_out(conn.send, first[:1000], first[1000:])
@@ -225,6 +235,7 @@ def test_send_that_timed_out_is_accepted_and_goes_first(tight_ends, framing: For
     assert conn.stats.bytes_out == len(due)
 
 
+@pytest.mark.case("P07")
 def test_flush_sends_what_is_unsent(tight_ends):
     """P07"""
     conn, peer = tight_ends[0].connection(timeout=SHORT), tight_ends[1]
@@ -240,6 +251,7 @@ def test_flush_sends_what_is_unsent(tight_ends):
     conn.flush()
 
 
+@pytest.mark.case("P07")
 def test_small_message_that_does_not_leave_is_kept(tight_ends):
     """P07"""
     conn, peer = tight_ends[0].connection(timeout=0), tight_ends[1]
@@ -256,6 +268,7 @@ def test_small_message_that_does_not_leave_is_kept(tight_ends):
         assert peer.read(len(due)) == due
 
 
+@pytest.mark.case("P07")
 @pytest.mark.parametrize("timeout", [SHORT, 0])
 def test_send_behind_an_older_tail_is_not_accepted(tight_ends, timeout):
     """P07"""
@@ -275,6 +288,7 @@ def test_send_behind_an_older_tail_is_not_accepted(tight_ends, timeout):
         assert peer.read(len(due)) == due
 
 
+@pytest.mark.case("P07")
 @pytest.mark.parametrize("size", [10, 5_000, 100_000])
 @pytest.mark.parametrize("timeout", [SHORT, 0])
 def test_send_many_tells_exactly_how_many_it_took(tight_ends, size, timeout):
@@ -311,6 +325,7 @@ def test_send_many_takes_no_more_from_a_generator_than_it_accepts(tight_ends):
         assert peer.read(len(due)) == due
 
 
+@pytest.mark.case("P08")
 def test_peer_that_reads_slowly_does_not_restart_the_deadline(tight_ends):
     """P08"""
     conn, peer = tight_ends[0].connection(timeout=SPELL), tight_ends[1]

@@ -28,6 +28,7 @@ def pinned(files: Files) -> ssl.SSLContext:
     return tls.client_context(pin=files.pin)
 
 
+@pytest.mark.case("T07")
 def test_pin_is_all_that_counts_without_ca(certs, shake):
     """T07: neither who signed the certificate nor its names and dates matter."""
     for files in (certs.self_signed(), certs.wrong_name, certs.expired, certs.of_other_ca):
@@ -35,6 +36,7 @@ def test_pin_is_all_that_counts_without_ca(certs, shake):
             check_talk(*shake(pinned(files), tls.server_context(*files), name))
 
 
+@pytest.mark.case("T07")
 def test_wrong_pin_is_refused(certs, shake):
     """T07"""
     client = tls.client_context(pin=OTHER_PIN)

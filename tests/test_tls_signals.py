@@ -49,6 +49,7 @@ def interrupt(
     monkeypatch.setattr(type(tls), name, call)
 
 
+@pytest.mark.case("P12")
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("name", ["read", "pending"])
 @pytest.mark.parametrize("count", [*range(1, 24), 40])
@@ -82,6 +83,7 @@ def test_receive_goes_on_or_says_that_it_cannot(ends, name, count, behind, monke
         sending.finish()
 
 
+@pytest.mark.case("P12")
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("count", [*range(1, 24), 40])
 def test_send_goes_on_or_says_that_it_cannot(ends, count, behind, monkeypatch):

@@ -24,6 +24,7 @@ from pysock.unixpath import identity, unlink_if_same
 pytestmark = unix
 
 
+@pytest.mark.leaves_path
 def test_listen_on_a_path_is_private_from_the_start(tmp_path):
     umask = os.umask(0)
     try:
@@ -36,6 +37,7 @@ def test_listen_on_a_path_is_private_from_the_start(tmp_path):
     assert stat.S_IMODE(mode) == 0o600
 
 
+@pytest.mark.leaves_path
 def test_listen_on_a_path_is_private_by_umask_where_sockets_have_no_mode(
     tmp_path, monkeypatch
 ):
@@ -57,6 +59,8 @@ def test_listen_on_an_abstract_name_needs_no_file(tmp_path):
             listen(name)
 
 
+@pytest.mark.case("D19")
+@pytest.mark.leaves_path
 def test_listen_replaces_a_stale_path_d19(tmp_path):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
@@ -65,6 +69,8 @@ def test_listen_replaces_a_stale_path_d19(tmp_path):
         assert reaches(tmp_path / "s", listener)
 
 
+@pytest.mark.case("D19")
+@pytest.mark.leaves_path
 def test_listen_does_not_steal_a_live_path_d19(tmp_path):
     with listen(tmp_path / "s") as first:
         made = identity(str(tmp_path / "s"))
@@ -80,6 +86,7 @@ def test_listen_does_not_steal_a_live_path_d19(tmp_path):
         assert reaches(tmp_path / "s", first)
 
 
+@pytest.mark.case("D19")
 @linux
 def test_listen_does_not_steal_the_path_of_a_busy_server_d19(full_backlog):
     with pytest.raises(OSError, match="a server is answering there"):
@@ -122,7 +129,9 @@ def test_listen_works_relative_to_the_current_folder(tmp_path, monkeypatch):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.case("D19")
 @linux
+@pytest.mark.leaves_path
 def test_of_many_servers_that_start_at_once_one_gets_the_stale_path_d19(tmp_path):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
@@ -145,6 +154,7 @@ def test_of_many_servers_that_start_at_once_one_gets_the_stale_path_d19(tmp_path
 
 
 @linux
+@pytest.mark.leaves_path
 def test_listen_is_not_held_up_by_a_lock_on_the_folder(tmp_path, monkeypatch):
     import fcntl
 
@@ -183,6 +193,8 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.case("D19")
+@pytest.mark.leaves_path
 def test_listen_after_a_server_was_killed_d19(tmp_path):
     """D19: SIGKILL with a connection open; then the same port, the same path."""
     with subprocess.Popen(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
+import selectors
 import socket
+import sys
 import time
 
 import pytest
 
 import peers
+from conftest import linux, resets
 from peers import LONG, PROMPT, SHORT, Task, asleep, background, linked, pattern, until
 from pysock import Connection, testing, wait
 from pysock.errors import ConnectionClosed, FrameTooLarge
@@ -82,6 +87,7 @@ def test_end_inside_a_frame_counts(own_ends):
     assert wait([conn], LONG) == [conn]
 
 
+@resets
 def test_reset_counts():
     with testing.pair(family=socket.AF_INET, reset_at=0) as (conn, _):
         assert wait([conn], LONG) == [conn]
@@ -101,6 +107,38 @@ def test_closed_connection_counts(own_ends):
     conn = own_ends[0].connection()
     conn.close()
     assert wait([conn], LONG) == [conn]
+
+
+@linux
+def test_end_just_before_the_sleep_counts_though_its_numbers_are_others(own_ends, monkeypatch):
+    """wait() holds no turn, so close() does not wait for it"""
+    conn = own_ends[0].connection(linger=0.0)
+    taken = []
+
+    class Late(selectors.PollSelector):
+        def select(self, timeout=None):
+            if not taken:
+                conn.close()
+                taken.extend(fd for _ in range(4) for fd in os.pipe())
+            return super().select(timeout)
+
+    monkeypatch.setattr("pysock.connection.selector_of_any", Late)
+    try:
+        assert wait([conn], PROMPT) == [conn]
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
+def test_detached_connection_counts(own_ends):
+    conn = own_ends[0].connection()
+    waiting = Task(wait, [conn], LONG)
+    until(lambda: conn.stats.calls_in)
+    with contextlib.suppress(io.UnsupportedOperation):  # TLS is not handed over
+        conn.detach().close()
+        assert waiting.finish(PROMPT) == [conn]
+    conn.close()
+    waiting.finish()
 
 
 def none_while(writing: Task, conn: Connection) -> None:
@@ -138,6 +176,8 @@ def test_only_those_that_are_ready_are_returned_in_the_order_given(tmp_path):
             folder = tmp_path / str(i)
             folder.mkdir()
             kind = ["tcp4", "unix", "socketpair", "pipes"][i % 4]
+            if kind in ("unix", "pipes") and sys.platform == "win32":
+                kind = "tcp4"
             near, far = stack.enter_context(linked(kind, folder))
             conns.append(near.connection())
             others.append(far.connection())
@@ -163,6 +203,7 @@ def test_connection_that_is_given_twice(paired_ends):
     assert waiting.finish() == [conn]
 
 
+@pytest.mark.case("D10")
 def test_connection_that_is_closed_as_the_wait_begins(paired_ends):
     class Closing(Connection):
         """Another thread closes it right after it has been looked at."""

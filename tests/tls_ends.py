@@ -7,28 +7,52 @@ import functools
 import select
 import socket
 import ssl
+import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import trustme
-
+from conftest import require_peer
 from pysock import Connection
 from pysock.framing import Format, LengthField, _Tls
+
+try:
+    import trustme
+except ModuleNotFoundError:  # of what it needs there is no build for some Pythons
+    trustme = None
 
 WITHIN = 10  # seconds; nothing takes this long unless it hangs
 
 
 @functools.cache
-def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def contexts(
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A client's and a server's, of which the first trusts the second."""
-    authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.minimum_version = ssl.TLSVersion.TLSv1_3
+    server.minimum_version = server.maximum_version = version
     server.num_tickets = 0
-    authority.issue_cert("localhost").configure_cert(server)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if trustme is None:
+        _certify(client, server)
+        return client, server
+    authority = trustme.CA()
+    authority.issue_cert("localhost").configure_cert(server)
     authority.configure_trust(client)
     return client, server
+
+
+def _certify(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+    """Have openssl's program make what both need."""
+    made = "req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout key.pem -out it.pem"
+    with tempfile.TemporaryDirectory() as folder:
+        names = ["-addext", "subjectAltName=DNS:localhost"]
+        command = [require_peer("openssl"), *made.split(), *names]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        server.load_cert_chain(Path(folder, "it.pem"), Path(folder, "key.pem"))
+        client.load_verify_locations(Path(folder, "it.pem"))
 
 
 class TlsEnd:
@@ -108,3 +132,27 @@ def tls_ends(near: socket.socket, far: socket.socket, foreign: bool) -> tuple[Tl
     while both[0].handshake() | both[1].handshake():
         pass
     return TlsEnd(near, both[0]), TlsEnd(far, both[1])
+
+
+def shaken(context: ssl.SSLContext, sock: socket.socket, pump: Callable[[], object]) -> _Tls:
+    """A client's TLS, when *pump* has moved all that its handshake takes."""
+    tls = _Tls(sock, context, False, "localhost")
+    while tls.handshake():
+        pump()
+    pump()
+    return tls
+
+
+def over_network(
+    version: ssl.TLSVersion, socks: dict[str, socket.socket], pump: Callable[[], object]
+) -> dict[str, Any]:
+    """TLS for the ends of a network, which *pump* moves."""
+    client, server = contexts(version)
+    tls = {
+        "a": _Tls(socks["a"], client, False, "localhost"),
+        "b": _Tls(socks["b"], server, True),
+    }
+    while tls["a"].handshake() | tls["b"].handshake():
+        pump()
+    pump()
+    return tls

@@ -14,13 +14,15 @@ from pysock.address import Address
 from pysock.pytest_plugin import pysock_pair, pysock_socket_pair
 
 
-def answer(message: bytes, connection: pysock.Connection) -> Iterator[bytes]:
+def answer(message: bytes, connection: pysock.ServerConnection) -> Iterator[bytes]:
     yield message
+    assert_type((connection.user, connection.stopping), tuple[str | None, bool])
     connection.send(b"more")
 
 
 class Echo(pysock.Session):
     def setup(self) -> None:
+        assert_type(self.connection, pysock.ServerConnection)
         assert_type(self.connection.user, str | None)
         assert_type(self.connection.stopping, bool)
 
@@ -116,6 +118,7 @@ def migrated() -> None:
 
 def named() -> Mapping[str, pysock.Format]:
     assert_type(formats.named("dns"), pysock.Format)
+    assert_type(formats.DNS.replace(max_frame=512).width, int)
     several: list[pysock.Format] = [
         formats.AMQP,
         formats.BGP,
