@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 JOBS ?= 2
+SLOW := --timeout=600 -o faulthandler_timeout=300
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md \
 	$(shell find src pysock -type f ! -name '*.py[co]' ! -name '*.so' ! -name '*.c')
@@ -22,9 +23,11 @@ space := $(subst ,, )
 .PHONY: help demo test test-slow lint lint-style lint-types lint-workflows lint-c docs man
 .PHONY: bench bench-quick bench-growth bench-instructions
 .PHONY: build check-dist manylinux check-version release clean
+.PHONY: test-pythons test-nogil test-windows test-aarch64 cross
+.PHONY: test-faults test-threads test-memory fuzz soak coverage mutation
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.package ## stuck packets shown and cured, a server, a command, a comparison
 	$(BIN)/pysock demo $(ARGS)
@@ -32,8 +35,53 @@ demo: $(VENV)/.package ## stuck packets shown and cured, a server, a command, a 
 test: $(VENV)/.package $(VENV)/.tools ## run the tests against the installed wheel
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-slow: $(VENV)/.package $(VENV)/.tools ## run the tests that take minutes
-	$(BIN)/pytest -m slow --timeout=600 $(ARGS)
+# A script that cannot run here says so with status 77; where all must run that is a failure.
+OR_CANNOT := || { [ $$? -eq 77 ] && [ "$$PYSOCK_REQUIRE_PEERS" != 1 ]; }
+
+test-slow: $(VENV)/.package $(VENV)/.tools ## run what takes long, sanitizers and fuzzers too: 25 minutes
+	$(BIN)/pytest -m slow -n $(JOBS) --dist worksteal $(SLOW) $(ARGS)
+	ci/memory.sh $(OR_CANNOT)
+	ci/threads.sh $(OR_CANNOT)
+	ci/fuzz.sh $(OR_CANNOT)
+
+test-memory: ## run tests with sanitizers and memcheck, which find wrong uses of memory
+	ci/memory.sh $(ARGS)
+
+test-pythons: ## run the tests with CPython 3.11 to 3.15, as far as there are these
+	ci/pythons.sh $(ARGS)
+
+test-nogil: ## run the tests without the GIL, and those with threads under ThreadSanitizer
+	ci/nogil.sh
+	ci/tsan.sh
+
+test-windows: ## run most tests with CPython for Windows, under wine
+	ci/windows.sh $(ARGS)
+
+test-aarch64: ## run some tests on aarch64, under qemu
+	ci/aarch64.sh $(ARGS)
+
+cross: ## compile and link for every platform that wheels are made for
+	ci/cross.sh $(ARGS)
+
+test-faults: $(VENV)/.package $(VENV)/.tools ## break calls, networks, memory on purpose; 3 minutes
+	$(BIN)/pytest -m slow $(SLOW) tests/test_faults_*.py $(ARGS)
+
+test-threads: ## run tests in four threads at once, look at the order of locks: 2 minutes
+	ci/threads.sh $(ARGS)
+
+soak: $(VENV)/.package ## servers and clients in trouble for MINUTES=10; KEEP=1 puts the report into docs
+	$(PIP) install -q --group soak
+	$(BIN)/python tests/soak/run.py --minutes $(or $(MINUTES),10) \
+		$(if $(KEEP),--keep docs/reliability.md) $(ARGS)
+
+fuzz: ## fuzz what reads bytes from outside: 2 minutes, or ARGS="-t 600" for each target
+	ci/fuzz.sh $(ARGS)
+
+coverage: ## which lines the tests run, with pages in build/coverage; 95 % must be
+	ci/coverage.sh $(ARGS)
+
+mutation: ## whether the tests notice small faults; hours: MODULES="keyfile auth" for some
+	ci/mutation.sh $(MODULES)
 
 lint: lint-style lint-types lint-workflows lint-c ## style, types, workflows, warnings of C
 
@@ -41,7 +89,7 @@ lint-style: $(VENV)/.linters
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(IN_VENV) cython-lint src/*.pyx src/*.pxi
-	$(BIN)/shellcheck .ci/*
+	$(BIN)/shellcheck --external-sources .ci/* ci/*.sh
 
 lint-types: $(VENV)/.package $(VENV)/.tools $(VENV)/.linters
 	$(BIN)/mypy

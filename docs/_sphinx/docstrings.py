@@ -107,8 +107,8 @@ def _process_signature(
     if said is None or what not in ("class", "method", "function"):
         return (_shown(signature), result) if signature else None
     if what == "class":
-        init = STUB.get(f"{obj.__qualname__}.__init__")
-        return (init[1], None) if init else None
+        made = (STUB.get(f"{obj.__qualname__}.{name}") for name in ("__new__", "__init__"))
+        return next(((said[1], None) for said in made if said), None)
     return said[1], said[2]
 
 
@@ -196,7 +196,8 @@ def _inline(text: str) -> str:
         name = found[1].removesuffix("()")
         return f":py:obj:`{found[1]} <{name}>`" if _NAME.fullmatch(name) else f"``{found[1]}``"
 
-    return re.sub(r"(?<!`)`([^`]+)`(?!`)", code, text)
+    text = re.sub(r"(?<!`)`([^`]+)`(?!`)", code, text)
+    return re.sub(r'"(\w+://[^"\s]*)"', r'``"\1"``', text)  # an address is no link
 
 
 def _missing_reference(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
