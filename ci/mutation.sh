@@ -27,7 +27,7 @@ declare -A TESTS=(
     [remote/fields]="remote_protocol"
     [remote/protocol]="remote_protocol"
     [remote/conversation]="remote_conversation"
-    [remote/talk]="remote_hostile remote_run"
+    [remote/talk]="remote_talk remote_hostile remote_run"
     [remote/policy]="remote_users remote_limits"
 )
 # These try very many bytes made at random: each survivor would have to go through them all.
