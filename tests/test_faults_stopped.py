@@ -120,9 +120,9 @@ def test_stopped_server_goes_on_where_it_was_s12(tmp_path: Path) -> None:
         assert "closed" not in served.said
 
 
-@pytest.mark.case("D08")
+@pytest.mark.case("L11")
 def test_stopped_client_is_closed_and_others_are_served(tmp_path: Path) -> None:
-    """D08: it has asked for much, and takes none of it"""
+    """L11: it has asked for much, and takes none of it"""
     asks = f"""
 import pysock, sys
 client = pysock.Client(sys.argv[1], timeout={LONG})
