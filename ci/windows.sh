@@ -22,7 +22,7 @@ need 'wine wine64:wine' gcc-mingw-w64-x86-64:x86_64-w64-mingw32-gcc
 tools
 
 home=$CACHE/windows
-mkdir -p "$home"
+mkdir -p "$home/prefix" # which wineserver does not make
 export WINEPREFIX=$home/prefix WINEDEBUG=-all WINEARCH=win64
 trap 'wineserver -k || true' EXIT
 # Its server and services stay, and hold no pipe that a test run is read from.
