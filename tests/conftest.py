@@ -71,9 +71,6 @@ if sys.platform == "win32":  # these would only be skipped, or need other progra
     # a test has that come later, not for long.
     for _cls in (pysock.Connection, pysock.Client, pysock.Server):
         _cls.__init__.__kwdefaults__["linger"] = 0.5
-    # Nor must a client that is slow, as all is, be taken for one that keeps others out.
-    for _patience in ("_SILENCE", "_PATIENCE", "_LONG_PATIENCE"):
-        setattr(handshake, _patience, getattr(handshake, _patience) * TIME_FACTOR)
 
 WINE = _is_wine()  # which is Windows for all else
 
@@ -100,6 +97,12 @@ def require_peer(name: str) -> str:
             pytest.fail(f"peer {name!r} is not installed and PYSOCK_REQUIRE_PEERS=1")
         pytest.skip(f"peer {name!r} is not installed")
     return path
+
+
+def pytest_configure() -> None:
+    # A client that is slow, as all is, must not be taken for one that keeps others out.
+    for name in ("_SILENCE", "_PATIENCE", "_LONG_PATIENCE"):
+        setattr(handshake, name, getattr(handshake, name) * TIME_FACTOR)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

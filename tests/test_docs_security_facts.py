@@ -13,10 +13,11 @@ import pytest
 
 import certificates
 import pysock
+from conftest import TIME_FACTOR
 from pages import Page
 from peers import LONG, background, until
 from proofs import KEY
-from pysock import auth, credentials, handshake, penalties, tls
+from pysock import auth, credentials, handshake, penalties, server, tls
 
 PAGE = Page("docs/security.md")
 
@@ -37,9 +38,10 @@ def numbers(row: str) -> list[float]:
 
 
 def test_limits_are_those_of_the_code():
-    assert numbers("all of it") == [pysock.server.LIMITS.handshake_timeout]
+    assert numbers("all of it") == [server.LIMITS.handshake_timeout]
     patience = [handshake._SILENCE, handshake._PATIENCE, handshake._LONG_PATIENCE]
-    assert numbers("connections that are") == [handshake._MOST, *patience]
+    patience = [seconds / TIME_FACTOR for seconds in patience]
+    assert numbers("connections that are") == pytest.approx([handshake._MOST, *patience])
     assert numbers("of them from one address") == [handshake._MOST_OF_ONE]
     assert numbers("a wrong key") == [handshake._DELAY, penalties._FAILURE]
     assert numbers("an address that") == [penalties._REFUSED_FROM, penalties._LONGEST]
