@@ -118,14 +118,15 @@ check_asan() {
 
 # Only what has one of our frames counts: CPython's own reports are another matter.
 check_valgrind() {
-    local files=("${arguments[@]}") status=0
+    local files=("${arguments[@]}") status=0 cases=0
     C_is_made && build plain || return 1
-    ((${#files[@]})) || files=("${CODEC[@]}")
+    ((${#files[@]})) || { files=("${CODEC[@]}"); cases=4; }
     rm -f "$home"/valgrind-*
     # --undef-value-errors: CPython's conversions of numbers would taint most that follows.
     env PYTHONPATH="$home/plain" PYTHONMALLOC=malloc \
         PYSOCK_TEST_TIME_FACTOR="${PYSOCK_TEST_TIME_FACTOR:-30}" \
         PYSOCK_TEST_EXAMPLES="${PYSOCK_TEST_EXAMPLES:-5}" \
+        PYSOCK_TEST_CASES="${PYSOCK_TEST_CASES:-$cases}" \
         valgrind -q --leak-check=full --show-leak-kinds=definite --num-callers=40 \
         --undef-value-errors=no --child-silent-after-fork=yes \
         --xml=yes --xml-file="$home/valgrind-%p" \

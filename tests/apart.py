@@ -54,17 +54,18 @@ def is_parallel(config: pytest.Config) -> bool:
     return str(config.getoption("parallel_threads", 1)) != "1"
 
 
-def thin_out(items: list[pytest.Item]) -> None:
-    """Leave only some of the cases of each test, from all over its parameters.
+def leave_out_hypothesis(items: list[pytest.Item]) -> None:
+    """Its cases would take too long, and share nothing."""
+    items[:] = [one for one in items if not hasattr(getattr(one, "obj", None), "hypothesis")]
 
-    Those whose cases hypothesis makes would take too long, and share nothing.
-    """
+
+def thin_out(items: list[pytest.Item], most: int) -> None:
+    """Leave only *most* of the cases of each test, from all over its parameters."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if not hasattr(getattr(item, "obj", None), "hypothesis"):
-            cases[item.nodeid.partition("[")[0]].append(item)
+        cases[item.nodeid.partition("[")[0]].append(item)
     items[:] = [
-        item for every in cases.values() for item in every[:: (len(every) - 1) // CASES + 1]
+        item for every in cases.values() for item in every[:: (len(every) - 1) // most + 1]
     ]
 
 

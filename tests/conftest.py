@@ -19,7 +19,14 @@ import pytest
 
 import leaks
 import pysock
-from apart import apart, give_each_its_own, is_parallel, thin_out
+from apart import (
+    CASES,
+    apart,
+    give_each_its_own,
+    is_parallel,
+    leave_out_hypothesis,
+    thin_out,
+)
 from pysock import handshake
 
 leaks.note_paths()
@@ -106,8 +113,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if most := CASES if is_parallel(config) else int(os.environ.get("PYSOCK_TEST_CASES", "0")):
+        thin_out(items, most)
     if is_parallel(config):
-        thin_out(items)
+        leave_out_hypothesis(items)
         give_each_its_own(items)
 
 
