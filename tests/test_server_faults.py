@@ -303,10 +303,9 @@ def traced(tmp_path: Path, inject: str, workers: int) -> list[str]:
     return [*command, sys.executable, "-P", "-c", PROGRAM, str(workers)]
 
 
-def asks(port: int, *messages: bytes) -> bool:
+def asks(port: int, *messages: bytes, limit: float = PROMPT) -> bool:
     """Whether a new client is served."""
     with contextlib.suppress(OSError, pysock.ConnectionClosed):
-        limit = PROMPT
         with pysock.Client(("127.0.0.1", port), timeout=limit, connect_timeout=limit) as peer:
             for message in messages:
                 assert peer.request(message)
@@ -370,8 +369,8 @@ def last_words(tmp_path: Path, inject: str, workers: int) -> str:
             else:
                 peer.send(b"large")
                 asks(port, b"x")
-        for _ in range(5):
-            alive = asks(port, b"go", b"large", b"x")
+        for limit in (*[PROMPT] * 4, LONG):
+            alive = asks(port, b"go", b"large", b"x", limit=limit)
             if alive or process.poll() is not None:
                 break
         out, error = process.communicate(timeout=LONG)
