@@ -196,8 +196,9 @@ def _sockets(
         if kind == "tcp6":
             host, family = ("::1", socket.AF_INET6)
         listener = socket.create_server((host, 0), family=family)
-    # A TLS record that does not fit in leaves a part each time TCP's timer comes.
-    size = 1 << 15 if kind in ENCRYPTED else 1
+    # What does not fit in leaves a part each time TCP's timer comes: a TLS record, and where
+    # the system calls are slow all else too.
+    size = 1 << 15 if kind in ENCRYPTED or sys.platform == "win32" else 1
     with listener:
         client = socket.socket(listener.family)
         if smallest:
