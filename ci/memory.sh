@@ -6,8 +6,10 @@
 # The parts, all of them by default:
 #     headers     src/*.h by gcc's analyser, and with warnings of every conversion
 #     asan        the tests with AddressSanitizer and UndefinedBehaviorSanitizer
-#     valgrind    the tests of formats, decoder and single frames with memcheck
+#     valgrind    some cases of the tests of formats, decoder and frames with memcheck
 #     debug       the tests of connections with Python's own checks: -X dev
+#
+# All of them take eight minutes where two processors are idle.
 #
 # `asan` leaves files out whose tests run in other programs, or call no compiled code: of
 # the command line, the documentation, packaging, remote commands, other libraries.  With
@@ -21,7 +23,8 @@ while (($#)) && [[ $1 != -- ]]; do parts+=("$1"); shift; done
 (($#)) && shift && arguments=("$@")
 ((${#parts[@]})) || parts=(headers asan valgrind debug)
 
-COUNTING=(hostile_frames.py::test_memory_of)
+COUNTING=(flat_memory.py server_resident.py hostile_frames.py::test_memory_of
+    memory.py::test_{many,header_that_is,idle,file,rest_of})
 # What asan leaves out unless it is asked for.
 LEAVE=('cli*' 'docs*' 'readme*' 'packaging*' 'example*' 'man' 'deploy' 'systemd' 'legacy*'
     'remote*' 'interop*' 'layers' 'testing*' 'keyfile' 'hints' 'prefork*' 'proxy')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -18,6 +19,8 @@ FD_FOLDERS = [folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir
 if sys.platform == "win32":  # wine has them, but not for what a program of Windows opens
     FD_FOLDERS.clear()
 TASKS = "/proc/self/task"
+# AddressSanitizer opens its file when it first has something to say.
+REPORT = re.search(r"\blog_path=([^:\s]+)", os.environ.get("ASAN_OPTIONS", ""))
 bound: set[str] = set()
 
 
@@ -28,6 +31,10 @@ def descriptors() -> set[tuple[int, int, int]]:
         with contextlib.suppress(OSError):  # the listing's own, closed by now
             info = os.fstat(int(name))
             found.add((int(name), info.st_dev, info.st_ino))
+    if REPORT is not None:
+        with contextlib.suppress(OSError):
+            info = os.stat(f"{REPORT[1]}.{os.getpid()}")
+            found = {one for one in found if one[1:] != (info.st_dev, info.st_ino)}
     return found
 
 

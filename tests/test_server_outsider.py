@@ -14,6 +14,7 @@ import pysock
 from conftest import TIME_FACTOR, linux
 from gate import SOON, Echo, client, connected, frame, serving, warnings_in
 from peers import LONG, run_python, until
+from pysock import handshake
 from pysock.handshake import Handshakes
 
 KEY = bytes(range(32))
@@ -60,8 +61,10 @@ def test_endless_replies_to_one_who_reads_are_shared_out(workers):
             thread.join(LONG)
 
 
-def test_silent_strangers_make_room_before_who_has_spoken():
+def test_silent_strangers_make_room_before_who_has_spoken(monkeypatch):
     """Who has a key sends his HELLO at once."""
+    monkeypatch.setattr(handshake, "_SILENCE", 0.1)
+    monkeypatch.setattr(handshake, "_LONG_PATIENCE", 2.0)
     handshakes = Handshakes(None, (), 10.0, authkey=KEY)
     pairs = [socket.socketpair() for _ in range(3)]
     ends = [end for pair in pairs for end in pair]
