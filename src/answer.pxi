@@ -46,14 +46,14 @@ cdef class _Responder(_Passing):
     cdef bint drained         # what had come before the server was told to stop
     cdef bint taken           # another thread was sending
     cdef object kept          # a reply that waits for another thread to have sent
-    cdef readonly bint _in_handler
+    cdef readonly shared_flag _in_handler
     cdef bint starved         # there was no memory for the frame under way
     # Where a server has it: see crew.pxi.
-    cdef int stage
-    cdef int parked           # what its poller waits for
-    cdef bint released        # and never will any more
-    cdef bint queued          # it gets a turn without the poller
-    cdef bint serving
+    cdef shared_long stage
+    cdef shared_long parked   # what its poller waits for
+    cdef shared_flag released  # and never will any more
+    cdef shared_flag queued   # it gets a turn without the poller
+    cdef shared_flag serving
     # What overdue() has seen, and when.
     cdef double moved_at, stuck_at, frame_at
     cdef long long moved_then, out_then, in_then, messages_then
@@ -112,6 +112,9 @@ cdef class _Responder(_Passing):
             raise ConnectionClosed("the connection is closed")
         self.check_owner()
         self.taken = not owner_take(&self.sending.owner, PyThread_get_thread_ident())
+        if not self.taken and self.closed:  # meanwhile
+            self.leave(&self.sending)
+            raise ConnectionClosed("the connection is closed")
         return not self.taken
 
     cdef bint gather_reply(self, reply) except -1:
@@ -248,8 +251,9 @@ cdef class _Responder(_Passing):
                 if not self.append_at_once(reply) and not self.accept_reply(reply):
                     return self.blocked()
                 if lead != NULL:
-                    if lead.watched and lead.word[0] == lead.mine and most % CLOCK_STEP:
-                        continue
+                    if lead.watched and most % CLOCK_STEP:
+                        if word_read(lead.word) == lead.mine:
+                            continue
                     lead_step(lead, 1)
                 now = sock_now()
                 # Who leads no longer has nobody behind who sends what was gathered.
@@ -275,7 +279,8 @@ cdef class _Responder(_Passing):
             return
         if owner_take(&self.sending.owner, PyThread_get_thread_ident()):
             try:
-                self.try_flush()
+                if not self.closed:
+                    self.try_flush()
             except Exception:
                 pass  # the connection keeps its error for who is in the handler
             finally:

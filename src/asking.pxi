@@ -13,7 +13,7 @@ cdef class DatagramSocket(_Datagrams):
     """
 
     cdef bint owner           # of the socket
-    cdef bint closing         # close() was called inside a call of the same thread
+    cdef shared_owner closing  # the thread that called close() inside another call
     cdef bint replaceable     # another socket would do as well
     cdef bint owed            # replies may still come to requests that are over
     cdef readonly long long ignored  # datagrams that were no reply to a request
@@ -126,7 +126,8 @@ cdef class DatagramSocket(_Datagrams):
         if self.replaceable:
             sock = self._replacement()
             self.reader = self.writer = sock.fileno()
-            old, self.sock = self.sock, sock
+            with cython.critical_section(self):
+                old, self.sock = self.sock, sock
             sock_prepare(self.reader)
             dgram_prepare(self.reader)
             self.nonblocking = False
@@ -210,7 +211,7 @@ cdef class DatagramSocket(_Datagrams):
     def socket(self):
         """The socket; it stays this object's."""
         self.check_made()
-        return self.sock
+        return self.its_socket()
 
     cdef int check_made(self) except -1:
         if self.sock is None:
@@ -220,7 +221,7 @@ cdef class DatagramSocket(_Datagrams):
     def fileno(self):
         """Return the descriptor, -1 once closed."""
         self.check_made()
-        return -1 if self.closed else self.sock.fileno()
+        return -1 if self.closed else self.its_socket().fileno()
 
     def _ready(self):
         """Whether a receive would not wait; None where another thread is at it."""
@@ -253,8 +254,10 @@ cdef class DatagramSocket(_Datagrams):
                     raise RuntimeError(
                         f"{self.filled - self.at} datagrams have been received already: take "
                         "them with recv_many() first")
-                sock, self.sock = self.sock, _closed
-                self.closed = True
+                if flag_set(&self.closed, True):
+                    raise ConnectionClosed("the connection was closed in another thread")
+                with cython.critical_section(self):
+                    sock, self.sock = self.sock, _closed
                 self.release_wake()
                 let_block(sock)
                 return sock
@@ -273,42 +276,42 @@ cdef class DatagramSocket(_Datagrams):
     cdef int leave_receiving(self) except -1:
         self.leave(&self.receiving)
         if self.closing:
-            self.finish_close()
+            self.close_late()
         return 0
 
     cdef int leave_sending(self) except -1:
         self.leave(&self.sending)
         if self.closing:
-            self.finish_close()
+            self.close_late()
         return 0
 
     def _close(self):
-        if self.closed:
-            return
-        self.closed = True
-        if self.sock is None:
+        if flag_set(&self.closed, True) or self.sock is None:
             return
         if self.born != forks:
             self.sock.close()
             return
-        if self.can_wake:
-            wake_poke(&self.wake)
+        self.poke()
         me = PyThread_get_thread_ident()
         if self.receiving.owner == me or self.sending.owner == me:
-            self.closing = True  # inside a call of this very thread, which finishes it
+            self.closing = me  # inside a call of this very thread, which finishes it
             return
+        self.close_now()
+
+    cdef int close_late(self) except -1:
+        me = PyThread_get_thread_ident()
+        if self.closing == me and self.receiving.owner != me and self.sending.owner != me:
+            self.closing = 0
+            self.close_now()
+        return 0
+
+    cdef int close_now(self) except -1:
         self.seize(&self.sending)  # in the order that a request has
         self.seize(&self.receiving)
         self.leave(&self.receiving)
         self.leave(&self.sending)
-        self.finish_close()
-
-    cdef int finish_close(self) except -1:
-        me = PyThread_get_thread_ident()
-        if self.receiving.owner == me or self.sending.owner == me:
-            return 0
-        self.closing = False
         self.release_wake()
-        sock, self.sock = self.sock, _closed
+        with cython.critical_section(self):
+            sock, self.sock = self.sock, _closed
         sock.close()
         return 0

@@ -15,7 +15,7 @@ cdef class _Closer(_Responder):
 
     cdef bint owner           # of the socket
     cdef bint faded           # the end of the stream has been sent
-    cdef bint closing         # close() was called inside a call of the same thread
+    cdef shared_owner closing  # the thread that called close() inside another call
     cdef double closing_linger
 
     def __cinit__(self):
@@ -27,13 +27,13 @@ cdef class _Closer(_Responder):
     cdef int leave_receiving(self) except -1:
         self.leave(&self.receiving)
         if self.closing:
-            self.finish_close()
+            self.close_late()
         return 0
 
     cdef int leave_sending(self) except -1:
         self.leave(&self.sending)
         if self.closing:
-            self.finish_close()
+            self.close_late()
         return 0
 
     def __del__(self):
@@ -53,8 +53,7 @@ cdef class _Closer(_Responder):
     def _wind_up(self):
         """Let a receive that waits between frames end, here and in other threads."""
         self.winding_up = True
-        if self.can_wake:
-            wake_poke(&self.wake)
+        self.poke()
 
     def _end(self):
         """Close at once, if no thread is in a call; return whether that was so.
@@ -64,29 +63,36 @@ cdef class _Closer(_Responder):
         if self.sock is None or self.sock is _closed or self.born != forks:
             self._close(0.0)
             return True
-        if not self.closed:
-            self.closed = self.ending = True
-            if self.can_wake:
-                wake_poke(&self.wake)
+        if not flag_set(&self.closed, True):
+            self.ending = True
+            self.poke()
         elif not self.ending:
             return True  # another thread is at it
         if self.go_on_ending():
             return True
-        if self.is_socket() and self.ending:
-            sock_shutdown_both(self.reader)
+        if self.ending:
+            self.shut_down_both()
         return False
+
+    cdef void shut_down_both(self) noexcept:
+        with cython.critical_section(self):  # so that the socket is still there
+            if self.is_socket() and self.sock is not _closed:
+                sock_shutdown_both(self.reader)
 
     cdef bint go_on_ending(self) noexcept:
         cdef size_t me = PyThread_get_thread_ident()
+        cdef bint over
         if not owner_take(&self.receiving.owner, me):
             return False
         if not owner_take(&self.sending.owner, me):
             owner_drop(&self.receiving.owner)
             open_gate(&self.receiving)
             return False
-        self.ending = False  # nobody else gets here: all other calls find it closed
+        over = not flag_set(&self.ending, False)  # by another thread, meanwhile
         self.leave(&self.sending)
         self.leave(&self.receiving)
+        if over:
+            return True
         self.closing_linger = 0
         try:
             self.finish_close()
@@ -99,11 +105,12 @@ cdef class _Closer(_Responder):
         if not self.closed and self.is_socket() and self.born == forks:
             if owner_take(&self.sending.owner, PyThread_get_thread_ident()):
                 try:
-                    self.say_goodbye()
+                    if not self.closed:
+                        self.say_goodbye()
                 finally:
                     self.leave(&self.sending)
             self.winding_up = self.cut_off = True  # first: the end that follows is ours
-            sock_shutdown_both(self.reader)
+            self.shut_down_both()
             self._wind_up()
 
     def _fade(self):
@@ -118,6 +125,8 @@ cdef class _Closer(_Responder):
         if not owner_take(&self.sending.owner, PyThread_get_thread_ident()):
             return -1
         try:
+            if self.closed:
+                return 0
             if not self.try_flush():
                 return self.waits_for(SOCK_WRITE)
             if not self.is_socket() or self.in_file():
@@ -136,10 +145,7 @@ cdef class _Closer(_Responder):
 
     def _close(self, double linger):
         """End the stream: see `Connection.close`."""
-        if self.closed:
-            return
-        self.closed = True
-        if self.sock is None:
+        if flag_set(&self.closed, True) or self.sock is None:
             return
         if self.born != forks:
             # The turns may have been taken by threads that exist only in the parent, and
@@ -147,25 +153,32 @@ cdef class _Closer(_Responder):
             self.sock.close()
             return
         self.closing_linger = linger
-        if self.can_wake:
-            wake_poke(&self.wake)
+        self.poke()
         me = PyThread_get_thread_ident()
         if self.receiving.owner == me or self.sending.owner == me:
             # Inside a call of this very thread (a signal handler, a callback of
             # sendfile): that call finishes the work on its way out.
-            self.closing = True
+            self.closing = me
             return
+        self.close_now()
+
+    cdef int close_now(self) except -1:
         self.seize_both()
         self.leave(&self.sending)
         self.leave(&self.receiving)
         self.finish_close()
+        return 0
+
+    cdef int close_late(self) except -1:
+        """Close the socket when the last call of the thread that is to has left it."""
+        me = PyThread_get_thread_ident()
+        if self.closing == me and self.receiving.owner != me and self.sending.owner != me:
+            self.closing = 0
+            self.close_now()
+        return 0
 
     cdef int finish_close(self) except -1:
-        """Close the socket when the last call of this thread has left it."""
-        me = PyThread_get_thread_ident()
-        if self.receiving.owner == me or self.sending.owner == me:
-            return 0
-        self.closing = False
+        """Close the socket, which no call uses any more."""
         try:
             if self.closing_linger > 0:
                 self.end_gently()
@@ -179,9 +192,14 @@ cdef class _Closer(_Responder):
             self.release_wake()
             if self.crypt is not None:
                 self.crypt.fd = SOCK_BAD
-            sock, self.sock = self.sock, _closed
-            sock.close()
+            self.take_socket().close()
         return 0
+
+    cdef object take_socket(self):
+        """What the stream was made from, which it has no more."""
+        with cython.critical_section(self):
+            sock, self.sock = self.sock, _closed
+        return sock
 
     cdef int end_gently(self) except -1:
         """Let the last bytes arrive: see `Connection.close`."""
@@ -299,8 +317,7 @@ cdef class _Closer(_Responder):
     def _renew(self, sock, _Tls tls=None):
         """Go on with *sock*, as a new connection; what the old one held is dropped."""
         self.renewing = True
-        if self.can_wake:
-            wake_poke(&self.wake)
+        self.poke()
         self.seize_both()
         self.renewing = False
         try:
@@ -315,8 +332,7 @@ cdef class _Closer(_Responder):
             self.scanned = self.owed = 0
             self.receive_error = self.send_error = 0
             self.ended = self.lost = self.inside = False
-            old, self.sock = self.sock, _closed
-            old.close()
+            self.take_socket().close()
             self.attach(sock, self.limit, self.spinning, tls)
             self.use_kind()
         finally:

@@ -65,8 +65,8 @@ cdef class _Crew(_Leadership):
     cdef object delayed       # whose sending another thread is at
     cdef set starving         # connections that wait for memory
     cdef readonly double next_at  # when the server wants to be called
-    cdef long called          # it wants to be called now
-    cdef long undone          # an allocation has failed: see recover()
+    cdef shared_long called   # it wants to be called now
+    cdef shared_long undone   # an allocation has failed: see recover()
     cdef public bint draining  # who has been answered is to go
     cdef PyThread_type_lock guard  # for what several threads change
     cdef PyObject *busy       # the connection that the leader is at

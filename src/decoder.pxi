@@ -33,10 +33,11 @@ cdef class Decoder:
         """Take the next bytes of the stream; return the messages they complete."""
         cdef Py_buffer view
         cdef list messages = []
-        cdef Py_ssize_t used, before = self.size
+        cdef Py_ssize_t used, before
         if self.error is not None:
             self.raise_again()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        before = self.size  # only now: to get a buffer may let others feed
         try:
             if self.size == 0:
                 used = self.split(<char *>view.buf, view.len, messages)

@@ -36,7 +36,7 @@ cdef class _Dispatcher(_Mailer):
     cdef dgram_inbox *inbox
     cdef int at, filled
     cdef readonly double next_at
-    cdef long called
+    cdef shared_long called
     cdef public bint draining
     cdef long to_drain        # datagrams that may have come before the end
     cdef bint once

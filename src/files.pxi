@@ -44,7 +44,8 @@ cdef class _Files(_Sender):
     cdef int begin_file(self, file, offset, count) except -1:
         """Put the header of a file's frame into the tail."""
         cdef Outgoing out
-        cdef Layout *lay = &self.format.layout
+        cdef Format framing = self.its_format()
+        cdef Layout *lay = &framing.layout
         cdef Py_ssize_t front
         if self.kind == SEQPACKET:
             raise io.UnsupportedOperation(
@@ -69,9 +70,10 @@ cdef class _Files(_Sender):
         first = read_part(file, offset, front)
         back = lay.trailer_size if lay.keep else 0
         last = read_part(file, offset + max(count - back, 0), min(back, count))
-        open_file_message(self.format, &out, first, last, count)
+        open_file_message(framing, &out, first, last, count)
         memcpy(self.extend_tail(out.head_size), out.head, out.head_size)
         self.out_file = file
+        self.out_format = framing
         self.out_offset = offset + out.taken
         self.out_left = count - out.taken
         self.out_size = count
@@ -79,6 +81,7 @@ cdef class _Files(_Sender):
         return 0
 
     cdef object transmit_file(self, progress, Deadline *until):
+        cdef const Layout *lay
         cdef sock_iov iov[2]
         cdef int descriptor = -1
         cdef Py_ssize_t sent
@@ -107,10 +110,10 @@ cdef class _Files(_Sender):
             if progress is not None:
                 progress(self.out_size - self.out_left, self.out_size)
         if not self.out_whole:
-            if not self.format.layout.keep and self.format.layout.trailer_size:
+            lay = &self.out_format.layout
+            if not lay.keep and lay.trailer_size:
                 memcpy(
-                    self.extend_tail(self.format.layout.trailer_size),
-                    self.format.layout.trailer, self.format.layout.trailer_size)
+                    self.extend_tail(lay.trailer_size), lay.trailer, lay.trailer_size)
             self.out_whole = True
         self.flush_tail(until)
         self.out_file = None

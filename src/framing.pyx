@@ -68,6 +68,10 @@ from pysock.errors import (
 cdef extern from "sockio.h" nogil:
     # sock_t is wider on Windows: the C header decides.
     ctypedef Py_ssize_t sock_t
+    # Of these `+=` and the like are two steps, between which another thread may come.
+    ctypedef bint shared_flag "shared_long"
+    ctypedef long shared_long
+    ctypedef size_t shared_owner
     ctypedef struct sock_iov:
         pass
     ctypedef struct sock_wake:
@@ -108,13 +112,15 @@ cdef extern from "sockio.h" nogil:
     void wake_poke(sock_wake *wake)
     void wake_clear(sock_wake *wake)
     void wake_close(sock_wake *wake)
-    bint owner_take(size_t *owner, size_t me)
-    void owner_drop(size_t *owner)
-    bint owner_glance(size_t *owner)
+    bint owner_take(shared_owner *owner, size_t me)
+    void owner_drop(shared_owner *owner)
+    bint owner_glance(shared_owner *owner)
     const bint GLANCE_TAKES
-    long atomic_add(long *n, long value)
+    long atomic_add(shared_long *n, long value)
     long long atomic_count(long long *n, long long value)
-    long atomic_set(long *n, long value)
+    long atomic_set(shared_long *n, long value)
+    bint flag_set "atomic_set"(shared_flag *flag, bint value)
+    void *atomic_look(void **slot)
     void *atomic_swap(void **slot, void *value)
     bint atomic_put(void **slot, void *value)
     uint64_t word_read(uint64_t *word)

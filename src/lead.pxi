@@ -26,15 +26,15 @@ cdef class _Leadership:
     """Who of several threads leads, and how the lead changes hands."""
 
     cdef uint64_t word        # who leads, see above; 0: nobody
-    cdef long epochs
-    cdef long over            # all threads are to return
-    cdef long asleep          # the standby waits for the bell
+    cdef shared_long epochs
+    cdef shared_long over     # all threads are to return
+    cdef shared_long asleep   # the standby waits for the bell
     cdef PyThread_type_lock watch  # the standby's place
     cdef PyThread_type_lock bell   # locked but for the moment in which it rings
     cdef unsigned int born    # how many forks there had been
     cdef readonly long workers  # the most threads
-    cdef readonly long threads
-    cdef readonly long followers
+    cdef readonly shared_long threads
+    cdef readonly shared_long followers
     cdef readonly long long takeovers
 
     def __cinit__(self, handler, bint pass_connection, long workers, server):

@@ -15,7 +15,7 @@ cdef class _Options(_Viewer):
     @property
     def framing(self):
         """The format of the frames; a new one holds from the next frame on."""
-        return self.format
+        return self.its_format()
 
     @framing.setter
     def framing(self, Format value not None):
@@ -112,7 +112,7 @@ cdef class _Options(_Viewer):
     @property
     def socket(self):
         """The socket, or what else the stream was made from; it stays the stream's."""
-        return self.sock
+        return self.its_socket()
 
     @property
     def tls(self):
@@ -124,4 +124,4 @@ cdef class _Options(_Viewer):
 
     def fileno(self):
         """Return the descriptor that is read from, -1 once closed."""
-        return -1 if self.closed else self.sock.fileno()
+        return -1 if self.closed else self.its_socket().fileno()

@@ -16,8 +16,8 @@ cdef struct Block:
 
 
 cdef void *pool[8]            # POOL_COUNT
-cdef long pooled              # KiB
-cdef long pool_victim
+cdef shared_long pooled              # KiB
+cdef shared_long pool_victim
 
 
 cdef long pool_cost(const Block *block) noexcept:
@@ -36,7 +36,7 @@ cdef Block *pool_take(Py_ssize_t size) noexcept:
     cdef Block *block
     cdef int i
     for i in range(POOL_COUNT):
-        if pool[i] == NULL:
+        if atomic_look(&pool[i]) == NULL:
             continue
         # Another thread may free what it takes: only who has taken a block may look at it.
         block = <Block *>atomic_swap(&pool[i], NULL)
@@ -69,7 +69,7 @@ cdef void pool_give(Block *block) noexcept:
             pool_free(block)
             return
     for i in range(POOL_COUNT):
-        if pool[i] == NULL and atomic_put(&pool[i], block):
+        if atomic_look(&pool[i]) == NULL and atomic_put(&pool[i], block):
             return
     pool_free(<Block *>atomic_swap(next_victim(), block))
 

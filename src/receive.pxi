@@ -50,6 +50,7 @@ cdef class _Receiver(_Buffer):
     """Whole messages out of a stream; every step can be resumed after a timeout."""
 
     cdef Format format
+    cdef shared_long formats  # how many it has had
     cdef Head head            # of the frame that look() found
     cdef int outcome          # why look() said REFUSED
     cdef bint plain           # frames are, and all there is to a receive is bytes
@@ -79,8 +80,15 @@ cdef class _Receiver(_Buffer):
         free_turn(&self.receiving)
 
     cdef void use_format(self, Format format) noexcept:
-        self.format = format
+        with cython.critical_section(self):
+            self.format = format
+        atomic_add(&self.formats, 1)
         self.plain = format.layout.plain and self.kind != PASSING and self.kind != SEQPACKET
+
+    cdef Format its_format(self):
+        """The format, for who has no turn to receive."""
+        with cython.critical_section(self):
+            return self.format
 
     # ------------------------------------------------------------ where bytes go
 
@@ -265,13 +273,14 @@ cdef class _Receiver(_Buffer):
     cdef PyObject *at_hand(self) noexcept:
         """The next message if it has been read ahead, without taking a turn, or NULL."""
         cdef PyObject *message
-        if self.start == self.end or self.born != forks:
+        if self.born != forks or (not GLANCE_TAKES and self.start == self.end):
             return NULL
         if not owner_glance(&self.receiving.owner):
             return NULL
-        message = self.pick()
-        if GLANCE_TAKES:
-            self.leave(&self.receiving)
+        if not GLANCE_TAKES:
+            return self.pick()
+        message = NULL if self.closed or self.start == self.end else self.pick()
+        self.leave(&self.receiving)
         return message
 
     cdef int pick_all(self, list messages, Py_ssize_t most) except -1:
@@ -586,7 +595,7 @@ cdef class _Receiver(_Buffer):
                 self.rest()
                 return False
             else:
-                self.receive_error = <int>got
+                self.receive_error = <long>got
         return True
 
     cdef bytes take_leftover(self):

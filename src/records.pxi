@@ -68,7 +68,7 @@ cdef class _Records:
     cdef sock_t fd
     cdef PyThread_type_lock door  # to the room
     cdef PyThread_type_lock room  # where one thread at a time may be
-    cdef size_t owner         # who is there
+    cdef shared_owner owner   # who is there
     cdef char *raw            # received and not handed to OpenSSL; NULL while empty
     cdef Py_ssize_t raw_start
     cdef Py_ssize_t raw_end

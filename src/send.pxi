@@ -17,10 +17,13 @@ cdef class _Sender(_Receiver):
 
     # Bytes of accepted frames that have not left yet; they go before anything else.
     cdef char *tail
+    cdef Format sent_by       # the last format, if threads run at the same time
+    cdef long sent_formats    # as `formats` was then
     cdef Py_ssize_t tail_room
     cdef Py_ssize_t tail_start
     cdef Py_ssize_t tail_end
     cdef object out_file      # what sendfile() is sending, in mid-frame
+    cdef Format out_format    # of that frame
     cdef Py_ssize_t out_offset
     cdef Py_ssize_t out_left
     cdef Py_ssize_t out_size
@@ -285,7 +288,7 @@ cdef class _Sender(_Receiver):
     cdef int gather(self, message, Py_ssize_t *count, bint *inside, Deadline *until) except -1:
         """Add a frame to the batch, which is the tail; send when it is full."""
         cdef Outgoing out
-        cdef Format framing = self.format
+        cdef Format framing = self.its_format()
         open_message(framing, &out, message, ())
         try:
             inside[0] = True
@@ -302,12 +305,21 @@ cdef class _Sender(_Receiver):
             close_message(&out)
         return 0
 
+    cdef const Layout *layout(self) noexcept:
+        """The format's, which stays for as long as the caller has the turn to send."""
+        if not GLANCE_TAKES:
+            return &self.format.layout
+        if self.sent_by is None or self.sent_formats != self.formats:
+            self.sent_formats = self.formats
+            self.sent_by = self.its_format()
+        return &self.sent_by.layout
+
     cdef bint append_plain(self, message) noexcept:
         """Append a frame to the batch, if it is a plain one and fits."""
-        cdef const Layout *lay = &self.format.layout
+        cdef const Layout *lay = self.layout()
         cdef Py_ssize_t n
         cdef unsigned char *p
-        if not self.plain or not PyBytes_CheckExact(message):
+        if not lay.plain or self.kind == SEQPACKET or not PyBytes_CheckExact(message):
             return False
         n = PyBytes_GET_SIZE(message)
         if self.tail == NULL:
@@ -327,30 +339,35 @@ cdef class _Sender(_Receiver):
     cdef bint append_at_once(self, message) noexcept:
         """Append a plain frame to the tail without taking a turn, if that can be."""
         cdef bint appended
-        if self.send_error or self.closed or not owner_glance(&self.sending.owner):
+        if self.send_error or not owner_glance(&self.sending.owner):
             return False
-        appended = self.append_plain(message)
+        appended = not self.closed and self.append_plain(message)
         if GLANCE_TAKES:
             self.leave(&self.sending)
         return appended
 
     cdef int send_at_once(self, message) except -1:
         """Send a small plain message in one step, if it is one; return how far it came."""
-        cdef const Layout *lay = &self.format.layout
+        cdef const Layout *lay
         cdef unsigned char frame[SMALL]
         cdef sock_iov iov[1]
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t n, sent = 0
-        if not lay.plain or not PyBytes_CheckExact(message) or self.kind > PASSING:
+        if not PyBytes_CheckExact(message) or self.kind > PASSING:
+            return NOT_SENT
+        if not GLANCE_TAKES and not self.format.layout.plain:
             return NOT_SENT
         n = PyBytes_GET_SIZE(message)
-        if n > SMALL - lay.header or <uint64_t>n > lay.limit or n + lay.surplus < lay.minimum:
-            return NOT_SENT
-        if self.closed or self.lost or self.born != forks:
+        if n > SMALL or self.lost or self.born != forks:
             return NOT_SENT
         if not owner_take(&self.sending.owner, PyThread_get_thread_ident()):
             return NOT_SENT
-        if self.tail_end == self.tail_start and self.out_file is None:
+        lay = self.layout()
+        if (
+            lay.plain and n <= SMALL - lay.header and <uint64_t>n <= lay.limit
+            and n + lay.surplus >= lay.minimum and not self.closed
+            and self.tail_end == self.tail_start and self.out_file is None
+        ):
             write_length(frame, lay.width, lay.little, n + lay.surplus)
             memcpy(frame + lay.header, PyBytes_AS_STRING(message), n)
             n += lay.header
@@ -358,7 +375,7 @@ cdef class _Sender(_Receiver):
             sent = self.try_send(iov, 1, &until)
         if sent <= 0:  # the long way waits, or raises
             if sent < 0 and not sock_again(sent) and not sock_intr(sent):
-                self.send_error = <int>sent
+                self.send_error = <long>sent
             self.leave(&self.sending)
             return NOT_SENT
         self.messages_out += 1
@@ -394,7 +411,7 @@ cdef class _Sender(_Receiver):
     cdef int queue(self, message) except -1:
         """Append a frame to the tail, which holds no record."""
         cdef Outgoing out
-        cdef Format framing = self.format
+        cdef Format framing = self.its_format()
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         if self.append_plain(message):
             return 0

@@ -10,6 +10,18 @@
 
 enum { SOCK_READ = 1, SOCK_WRITE = 2, SOCK_WOKEN = 4 };
 
+/* What threads tell each other without a lock: a flag that one of them sets is seen by all,
+ * and whatever it did before.  With the GIL that is so by itself. */
+#if !defined(Py_GIL_DISABLED)
+#define SHARED
+#elif defined(_MSC_VER)
+#define SHARED volatile
+#else
+#define SHARED _Atomic
+#endif
+typedef SHARED long shared_long;
+typedef SHARED size_t shared_owner;
+
 #ifdef _WIN32
 /* ------------------------------------------------------------------ Windows */
 #include <winsock2.h>
@@ -177,20 +189,22 @@ static inline void wake_clear(sock_wake *w) {
 static inline void wake_close(sock_wake *w) { closesocket(w->fd); }
 
 #define sock_relax() YieldProcessor()
-static inline int owner_take(size_t *owner, size_t me) {
+static inline int owner_take(shared_owner *owner, size_t me) {
     return InterlockedCompareExchangePointer(
         (PVOID volatile *)owner, (PVOID)me, NULL) == NULL;
 }
-static inline void owner_drop(size_t *owner) {
+static inline void owner_drop(shared_owner *owner) {
     InterlockedExchangePointer((PVOID volatile *)owner, NULL);
 }
-static inline long atomic_add(long *n, long value) {
+static inline long atomic_add(shared_long *n, long value) {
     return InterlockedExchangeAdd(n, value) + value;
 }
 static inline long long atomic_count(long long *n, long long value) {
     return InterlockedExchangeAdd64(n, value) + value;
 }
-static inline long atomic_set(long *n, long value) { return InterlockedExchange(n, value); }
+static inline long atomic_set(shared_long *n, long value) {
+    return InterlockedExchange(n, value);
+}
 static inline uint64_t word_read(uint64_t *word) {
     return (uint64_t)InterlockedCompareExchange64((LONG64 volatile *)word, 0, 0);
 }
@@ -198,6 +212,7 @@ static inline int word_change(uint64_t *word, uint64_t from, uint64_t to) {
     return (uint64_t)InterlockedCompareExchange64(
         (LONG64 volatile *)word, (LONG64)to, (LONG64)from) == from;
 }
+#define atomic_look(slot) (*(void *volatile *)(slot))
 #define atomic_swap(slot, value) \
     InterlockedExchangePointer((PVOID volatile *)(slot), (PVOID)(value))
 #define atomic_put(slot, value) \
@@ -478,22 +493,22 @@ static inline void wake_close(sock_wake *w) { close(w->fd); close(w->other); }
 #else
 #define sock_relax() ((void)0)
 #endif
-static inline int owner_take(size_t *owner, size_t me) {
+static inline int owner_take(shared_owner *owner, size_t me) {
     size_t none = 0;
     return __atomic_compare_exchange_n(
-        owner, &none, me, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+        (size_t *)owner, &none, me, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
-static inline void owner_drop(size_t *owner) {
-    __atomic_store_n(owner, (size_t)0, __ATOMIC_SEQ_CST);
+static inline void owner_drop(shared_owner *owner) {
+    __atomic_store_n((size_t *)owner, (size_t)0, __ATOMIC_SEQ_CST);
 }
-static inline long atomic_add(long *n, long value) {
-    return __atomic_add_fetch(n, value, __ATOMIC_SEQ_CST);
+static inline long atomic_add(shared_long *n, long value) {
+    return __atomic_add_fetch((long *)n, value, __ATOMIC_SEQ_CST);
 }
 static inline long long atomic_count(long long *n, long long value) {
     return __atomic_add_fetch(n, value, __ATOMIC_SEQ_CST);
 }
-static inline long atomic_set(long *n, long value) {
-    return __atomic_exchange_n(n, value, __ATOMIC_SEQ_CST);
+static inline long atomic_set(shared_long *n, long value) {
+    return __atomic_exchange_n((long *)n, value, __ATOMIC_SEQ_CST);
 }
 static inline uint64_t word_read(uint64_t *word) {
     return __atomic_load_n(word, __ATOMIC_SEQ_CST);
@@ -502,6 +517,7 @@ static inline int word_change(uint64_t *word, uint64_t from, uint64_t to) {
     return __atomic_compare_exchange_n(
         word, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
+#define atomic_look(slot) __atomic_load_n((slot), __ATOMIC_RELAXED)
 #define atomic_swap(slot, value) __atomic_exchange_n((slot), (value), __ATOMIC_ACQ_REL)
 static inline int atomic_put(void **slot, void *value) {
     void *none = NULL;
@@ -564,10 +580,10 @@ static inline int sock_poll(
  * run at the same time; with the GIL it is enough to see that the turn is free. */
 #ifdef Py_GIL_DISABLED
 #define GLANCE_TAKES 1
-static inline int owner_glance(size_t *owner) { return owner_take(owner, (size_t)-1); }
+static inline int owner_glance(shared_owner *owner) { return owner_take(owner, (size_t)-1); }
 #else
 #define GLANCE_TAKES 0
-static inline int owner_glance(size_t *owner) { return *owner == 0; }
+static inline int owner_glance(shared_owner *owner) { return *owner == 0; }
 #endif
 
 /* Memory that is kept to be used again: to AddressSanitizer it is as good as freed. */
@@ -586,7 +602,7 @@ static void *spares[SPARE_COUNT];
 
 static inline char *spare_take(void) {
     for (int i = 0; i < SPARE_COUNT; i++) {
-        if (spares[i] == NULL) continue;
+        if (atomic_look(&spares[i]) == NULL) continue;
         char *p = (char *)atomic_swap(&spares[i], NULL);
         if (p == NULL) continue;
         memory_show(p, SPARE_SIZE);
@@ -598,6 +614,6 @@ static inline char *spare_take(void) {
 static inline void spare_give(char *p) {
     memory_hide(p, SPARE_SIZE);
     for (int i = 0; i < SPARE_COUNT; i++)
-        if (spares[i] == NULL && atomic_put(&spares[i], p)) return;
+        if (atomic_look(&spares[i]) == NULL && atomic_put(&spares[i], p)) return;
     PyMem_RawFree(p);
 }

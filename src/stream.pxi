@@ -21,7 +21,7 @@ cdef class FrameStream(_Options):
         if _tls is None and is_tls(sock):
             _tls = _Tls(sock)
         self.attach(sock, seconds_or_none(timeout), spin, _tls)
-        self.format = framing
+        self.use_format(framing)
         self.use_kind()
         self.owner = True
 
@@ -186,7 +186,7 @@ cdef class FrameStream(_Options):
         if not owner_take(&self.receiving.owner, PyThread_get_thread_ident()):
             return None
         try:
-            return bool(self.advance())
+            return self.closed or bool(self.advance())
         finally:
             self.leave_receiving()
 
@@ -203,7 +203,7 @@ cdef class FrameStream(_Options):
             OSError: the connection failed.
         """
         cdef Outgoing out
-        cdef Format framing = self.format
+        cdef Format framing = self.its_format()
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef bint accepted = False
         cdef int sent = NOT_SENT if more else self.send_at_once(message)
@@ -239,7 +239,7 @@ cdef class FrameStream(_Options):
             io.UnsupportedOperation: this is no Unix socket.
         """
         cdef Outgoing out
-        cdef Format framing = self.format
+        cdef Format framing = self.its_format()
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef bint accepted = False
         cdef int numbers[253]
@@ -359,7 +359,7 @@ cdef class FrameStream(_Options):
         Raises: as `send` and `recv`.
         """
         cdef Outgoing out
-        cdef Format framing = self.format
+        cdef Format framing = self.its_format()
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef bint accepted = False
         open_message(framing, &out, message, ())
@@ -489,10 +489,10 @@ cdef class FrameStream(_Options):
                     )
                 rest = self.take_leftover() if leftover else b""
                 self.drop_rights()
-                self.closed = True
-                sock, self.sock = self.sock, _closed
-                if self.can_wake:
-                    wake_poke(&self.wake)
+                if flag_set(&self.closed, True):
+                    raise ConnectionClosed("the connection was closed in another thread")
+                sock = self.take_socket()
+                self.poke()
                 self.release_wake()
             finally:
                 self.leave_sending()

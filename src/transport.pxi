@@ -89,25 +89,25 @@ cdef class _Transport:
     cdef double limit         # seconds for each call, or NO_LIMIT
     cdef double spinning
     cdef sock_wake wake
-    cdef bint can_wake
-    cdef long watchers        # for whom the wake stays open to the end
-    cdef readonly bint closed
-    cdef bint ending          # closed by one who could not wait for who is in a call
-    cdef bint winding_up      # nothing new is wanted: a receive between frames ends
-    cdef bint cut_off         # both directions were shut down here
+    cdef shared_flag can_wake
+    cdef shared_long watchers  # for whom the wake stays open to the end
+    cdef readonly shared_flag closed
+    cdef shared_flag ending   # closed by one who could not wait for who is in a call
+    cdef shared_flag winding_up  # nothing new is wanted: a receive between frames ends
+    cdef shared_flag cut_off  # both directions were shut down here
     cdef bint renewable       # a client that connects again by itself
-    cdef bint renewing        # it is doing so: calls on the old connection end
-    cdef int receive_error    # a failed direction stays failed: negative system errors
-    cdef int send_error
+    cdef shared_flag renewing  # it is doing so: calls on the old connection end
+    cdef shared_long receive_error  # a failed direction stays failed: negative system errors
+    cdef shared_long send_error
     cdef double patience_in   # seconds of silence in one wait, where nobody else looks
     cdef double patience_out  # and without a byte taken, since then:
     cdef double refused_at
     cdef long long refused_behind
-    cdef int waiting_for      # what a call sleeps for: SOCK_READ, SOCK_WRITE
+    cdef shared_long waiting_for  # what a call sleeps for: SOCK_READ, SOCK_WRITE
     cdef int foreseen         # receives for which nothing will have come yet
     cdef Turn receiving       # made by those that take turns
     cdef Turn sending
-    cdef bint lost            # an error that ends the connection has been raised
+    cdef shared_flag lost     # an error that ends the connection has been raised
     cdef unsigned int born    # how many forks there had been
     cdef long long calls_in, waits_in, calls_out, waits_out, bytes_in, bytes_out
 
@@ -170,26 +170,42 @@ cdef class _Transport:
         self.release_wake()
 
     cdef void release_wake(self) noexcept:
-        if self.can_wake and not self.watchers:
-            self.can_wake = False
-            wake_close(&self.wake)
-        elif self.can_wake and not self.closed:
-            wake_clear(&self.wake)  # connected again
+        with cython.critical_section(self):
+            if self.can_wake and not self.watchers:
+                self.can_wake = False
+                wake_close(&self.wake)
+            elif self.can_wake and not self.closed:
+                wake_clear(&self.wake)  # connected again
+
+    cdef void poke(self) noexcept:
+        """Wake who sleeps, in both directions."""
+        with cython.critical_section(self):  # its number may be another's behind the end
+            if self.can_wake:
+                wake_poke(&self.wake)
 
     def _watch(self):
         """Return what becomes readable at the end, and is nobody else's until `_unwatch`.
 
         -1: the end has come.
         """
+        atomic_add(&self.watchers, 1)  # first: an end that comes now leaves the wake open
         if self.closed:
+            self._unwatch()
             return -1
-        self.hold_wake()
-        atomic_add(&self.watchers, 1)
+        try:
+            self.hold_wake()
+        except OSError:
+            self._unwatch()
+            raise
         return wake_fd(&self.wake)
 
     def _unwatch(self):
         if atomic_add(&self.watchers, -1) == 0 and self.sock is _closed:
             self.release_wake()
+
+    cdef object its_socket(self):
+        with cython.critical_section(self):
+            return self.sock
 
     cdef bint is_socket(self) noexcept:
         return self.kind <= ENCRYPTED
@@ -205,6 +221,9 @@ cdef class _Transport:
         self.check_owner()
         if not owner_take(&turn.owner, PyThread_get_thread_ident()):
             self.queue_up(turn, until)
+        if self.closed:  # meanwhile: the descriptor may be another's
+            self.leave(turn)
+            raise ConnectionClosed("the connection is closed")
         return 0
 
     cdef int check_owner(self) except -1:
@@ -223,13 +242,13 @@ cdef class _Transport:
 
     cdef int fail_receive(self, Py_ssize_t error) except -1:
         """Raise the error of a direction that has failed, now and at every later call."""
-        self.receive_error = <int>error
+        self.receive_error = <long>error
         self.lost = True
         self.raise_error(error)
         return 0
 
     cdef int fail_send(self, Py_ssize_t error) except -1:
-        self.send_error = <int>error
+        self.send_error = <long>error
         self.lost = True
         if self.crypt is not None and self.crypt.failure is None:
             self.hear_why()
@@ -279,9 +298,6 @@ cdef class _Transport:
             atomic_add(&turn.waiting, -1)
             if turn.owner == 0:
                 open_gate(turn)  # an exception: the next one is to have what we give up
-        if self.closed:
-            self.leave(turn)
-            raise ConnectionClosed("the connection is closed")
         return 0
 
     cdef void seize(self, Turn *turn) noexcept:
@@ -360,12 +376,15 @@ cdef class _Transport:
         return 0
 
     cdef int hold_wake(self) except -1:
-        cdef int opened
+        cdef int opened = 0
         if not self.can_wake:
-            opened = wake_open(&self.wake)
+            with cython.critical_section(self):  # who sends may be about to sleep as well
+                if not self.can_wake:
+                    opened = wake_open(&self.wake)
+                    if opened >= 0:
+                        self.can_wake = True
             if opened < 0:
                 sock_raise(opened)
-            self.can_wake = True
         return 0
 
     cdef int wait(self, int want, Deadline *until) except -1:
@@ -408,10 +427,10 @@ cdef class _Transport:
             if real == 0:
                 PyErr_CheckSignals()
                 return want
-            self.waiting_for |= want  # another thread may wait for the other direction
+            atomic_add(&self.waiting_for, want)  # another thread may wait to send, or receive
             with nogil:
                 ready = sock_poll(self.reader, self.writer, real, wake, left)
-            self.waiting_for &= ~want
+            atomic_add(&self.waiting_for, -want)
             if ready > 0 and not self.closed and (
                 not ready & SOCK_WOKEN or (ready & SOCK_READ and self.winding_up)
             ):

@@ -19,9 +19,9 @@ cdef extern from "pythread.h" nogil:
 cdef struct Turn:
     # Who may send, or who may receive: one thread at a time.  Taking a free turn is one
     # atomic step; PyThread's lock, which reads the clock, is only for those that wait.
-    size_t owner              # thread, 0 when free
-    long waiting              # threads
-    long opened               # whether the gate has been opened for one of them
+    shared_owner owner        # thread, 0 when free
+    shared_long waiting       # threads
+    shared_long opened        # whether the gate has been opened for one of them
     PyThread_type_lock gate   # locked, but for the moment in which it lets one through
 
 

@@ -95,7 +95,7 @@ cdef class _View:
 
     cdef _Viewer stream
     cdef object view
-    cdef size_t entered
+    cdef shared_owner entered
 
     def __enter__(self):
         cdef Deadline until = Deadline(self.stream.limit, NOT_BEGUN)

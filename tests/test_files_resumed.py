@@ -68,3 +68,17 @@ def test_close_behind_the_end_of_a_file_is_a_clean_one(tight_ends, framing: Form
     with background(take_all, tight_ends[1].connection(framing)) as taking:
         conn.close()
         assert taking.finish() == [pattern(SIZE)]
+
+
+def test_frame_of_a_file_ends_in_the_format_that_it_began_in(tight_ends):
+    conn, peer = tight_ends[0].connection(Netstring(), timeout=SHORT), tight_ends[1]
+    file, stream = io.BytesIO(pattern(SIZE)), Netstring().encode(pattern(SIZE))
+    with pytest.raises(TimeoutError):
+        conn.sendfile(file)
+    conn.timeout = LONG
+    conn.framing = LengthField()
+    with background(peer.read, len(stream)) as reading:
+        assert conn.sendfile(file) == SIZE
+        assert reading.finish() == stream
+    conn.send(b"next")
+    assert peer.read(8) == LengthField().encode(b"next")
