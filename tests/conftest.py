@@ -80,6 +80,7 @@ if sys.platform == "win32":  # these would only be skipped, or need other progra
         _cls.__init__.__kwdefaults__["linger"] = 0.5
 
 WINE = _is_wine()  # which is Windows for all else
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()  # it has to stay as it is
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
 unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
