@@ -305,11 +305,13 @@ def traced(tmp_path: Path, inject: str, workers: int) -> list[str]:
 
 def asks(port: int, *messages: bytes, limit: float = PROMPT) -> bool:
     """Whether a new client is served."""
-    with contextlib.suppress(OSError, pysock.ConnectionClosed):
-        with pysock.Client(("127.0.0.1", port), timeout=limit, connect_timeout=limit) as peer:
-            for message in messages:
-                assert peer.request(message)
-            return True
+    with (
+        contextlib.suppress(OSError, pysock.ConnectionClosed),
+        pysock.Client(("127.0.0.1", port), timeout=limit, connect_timeout=limit) as peer,
+    ):
+        for message in messages:
+            assert peer.request(message)
+        return True
     return False
 
 
