@@ -85,7 +85,8 @@ cdef class _Receiver(_Buffer):
         atomic_add(&self.formats, 1)
         self.plain = format.layout.plain and self.kind != PASSING and self.kind != SEQPACKET
 
-    cdef Format its_format(self):
+    @cython.final
+    cdef inline Format its_format(self):
         """The format, for who has no turn to receive."""
         with cython.critical_section(self):
             return self.format

@@ -305,7 +305,8 @@ cdef class _Sender(_Receiver):
             close_message(&out)
         return 0
 
-    cdef const Layout *layout(self) noexcept:
+    @cython.final
+    cdef inline const Layout *layout(self) noexcept:
         """The format's, which stays for as long as the caller has the turn to send."""
         if not GLANCE_TAKES:
             return &self.format.layout
