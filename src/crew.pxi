@@ -67,7 +67,7 @@ cdef class _Crew(_Leadership):
     cdef readonly double next_at  # when the server wants to be called
     cdef shared_long called   # it wants to be called now
     cdef shared_long undone   # an allocation has failed: see recover()
-    cdef public bint draining  # who has been answered is to go
+    cdef public shared_flag draining  # who has been answered is to go
     cdef PyThread_type_lock guard  # for what several threads change
     cdef PyObject *busy       # the connection that the leader is at
 

@@ -37,7 +37,7 @@ cdef class _Dispatcher(_Mailer):
     cdef int at, filled
     cdef readonly double next_at
     cdef shared_long called
-    cdef public bint draining
+    cdef public shared_flag draining
     cdef long to_drain        # datagrams that may have come before the end
     cdef bint once
     cdef bint served_once

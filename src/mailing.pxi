@@ -76,7 +76,7 @@ cdef class _Mailer(_Leadership):
     cdef double later_at
     cdef double ratio         # of bytes replied to bytes asked, for strangers
     cdef double patience      # seconds that a full queue is tried for
-    cdef public bint hurried  # the drain is over: nobody waits for replies any more
+    cdef public shared_flag hurried  # the drain is over: nobody waits for replies any more
     cdef readonly long long messages_out, replies_lost, bytes_out  # by any thread
 
     def __cinit__(self, handler, bint pass_sender, long workers, server):
@@ -215,10 +215,11 @@ cdef class _Mailer(_Leadership):
         cdef const dgram_peer *to = &sender.peer
         cdef Py_ssize_t sent
         iov_set(&iov, PyBytes_AS_STRING(data), len(data))
-        if self.fd == SOCK_BAD:
-            return -errno_closed
         while True:
-            sent = dgram_send(self.fd, &iov, &to, 1)
+            with cython.critical_section(self):  # its number may be another's, once given up
+                sent = -errno_closed
+                if self.fd != SOCK_BAD:
+                    sent = dgram_send(self.fd, &iov, &to, 1)
             if sent > 0:
                 atomic_count(&self.messages_out, 1)
                 atomic_count(&self.bytes_out, len(data))
@@ -295,7 +296,8 @@ cdef class _Mailer(_Leadership):
         self.hurried = True
         if self.fd != SOCK_BAD:
             self.try_later(0)
-            self.fd = SOCK_BAD
+            with cython.critical_section(self):
+                self.fd = SOCK_BAD
 
     cdef Py_ssize_t keep_trying(self, Sender sender, bytes data) except? -1:
         """Send one datagram, waiting for its receiver; return 0 or the negative error."""
