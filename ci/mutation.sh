@@ -28,7 +28,7 @@ declare -A TESTS=(
     [remote/protocol]="remote_protocol"
     [remote/conversation]="remote_conversation"
     [remote/talk]="remote_talk remote_hostile remote_run"
-    [remote/policy]="remote_users remote_limits"
+    [remote/policy]="remote_policy remote_users remote_limits"
 )
 # These try very many bytes made at random: each survivor would have to go through them all.
 QUICK="not (test_any_messages_are_taken_or_refused or test_a_line_with_a_byte_changed \
