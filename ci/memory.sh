@@ -124,17 +124,21 @@ check_valgrind() {
     local files=("${arguments[@]}") status=0 cases=0
     C_is_made && build plain || return 1
     ((${#files[@]})) || { files=("${CODEC[@]}"); cases=4; }
-    rm -f "$home"/valgrind-*
+    rm -rf "$home"/valgrind-* "$home/pycache"
     # --undef-value-errors: CPython's conversions of numbers would taint most that follows.
-    env PYTHONPATH="$home/plain" PYTHONMALLOC=malloc \
-        PYSOCK_TEST_TIME_FACTOR="${PYSOCK_TEST_TIME_FACTOR:-30}" \
-        PYSOCK_TEST_EXAMPLES="${PYSOCK_TEST_EXAMPLES:-5}" \
-        PYSOCK_TEST_CASES="${PYSOCK_TEST_CASES:-$cases}" \
-        valgrind -q --leak-check=full --show-leak-kinds=definite --num-callers=40 \
-        --undef-value-errors=no --child-silent-after-fork=yes \
-        --xml=yes --xml-file="$home/valgrind-%p" \
-        "$venv/bin/python" -P -m pytest "${OPTIONS[@]}" --timeout=1200 -o faulthandler_timeout=0 \
-        "${files[@]}" || status=1
+    local memcheck=(valgrind -q --leak-check=full --show-leak-kinds=definite --num-callers=40
+        --undef-value-errors=no --child-silent-after-fork=yes
+        --xml=yes "--xml-file=$home/valgrind-%p")
+    local runs=("$venv/bin/python" -P -m pytest "${OPTIONS[@]}" --timeout=1200
+        -o faulthandler_timeout=0 "${files[@]}")
+    local with=(env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$home/pycache"
+        PYTHONPATH="$home/plain" PYTHONMALLOC=malloc
+        PYSOCK_TEST_TIME_FACTOR="${PYSOCK_TEST_TIME_FACTOR:-30}"
+        PYSOCK_TEST_EXAMPLES="${PYSOCK_TEST_EXAMPLES:-5}"
+        PYSOCK_TEST_CASES="${PYSOCK_TEST_CASES:-$cases}")
+    # To compile the tests would take longer there than to run them.
+    "${with[@]}" "${runs[@]}" --collect-only >/dev/null || status=1
+    "${with[@]}" "${memcheck[@]}" "${runs[@]}" || status=1
     "$venv/bin/python" ci/memcheck.py "$home"/valgrind-* || status=1
     return "$status"
 }

@@ -34,18 +34,6 @@ leaks.note_paths()
 # Limits in tests are multiplied by this: a slow machine sets it above 1.
 TIME_FACTOR = float(os.environ.get("PYSOCK_TEST_TIME_FACTOR", "1"))
 
-# Where each instruction is interpreted, as by valgrind, hypothesis has to try less.
-if examples := os.environ.get("PYSOCK_TEST_EXAMPLES"):
-    import hypothesis
-
-    hypothesis.settings.register_profile(
-        "few",
-        max_examples=int(examples),
-        deadline=None,
-        suppress_health_check=[hypothesis.HealthCheck.too_slow],
-    )
-    hypothesis.settings.load_profile("few")
-
 
 def _has_ipv6() -> bool:
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 import reference
@@ -14,6 +16,19 @@ from pysock import framing
 LONGEST = 300  # payload bytes: enough for two-byte varints, three decimal digits
 
 limits = st.integers(1, LONGEST)
+
+
+def examples(usual: int) -> settings:
+    """How many there are to be; fewer where each instruction is interpreted, as by valgrind.
+
+    Drawing a format and frames of it is slow at times on a busy machine; that is no fault.
+    """
+    most = int(os.environ.get("PYSOCK_TEST_EXAMPLES", usual))
+    return settings(
+        deadline=None,
+        max_examples=min(usual, most),
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 def options(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
@@ -27,10 +27,7 @@ from pysock.framing import (
     Varint,
 )
 
-# Drawing a format and frames of it is slow at times on a busy machine; that is no fault.
-properties = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
-)
+properties = strategies.examples(150)
 
 
 class Outcome(NamedTuple):
@@ -96,7 +93,7 @@ def test_end_of_stream_anywhere(case: tuple[Format, list[bytes]], sizes: list[in
 
 
 @pytest.mark.case("I01", "Z06")
-@settings(properties, max_examples=300)
+@strategies.examples(300)
 @given(strategies.garbage(), strategies.cuts)
 def test_any_bytes_give_the_same_as_the_reference(
     case: tuple[Format, bytes], sizes: list[int]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
@@ -50,10 +50,7 @@ ONE_OF_EACH: list[Format] = [
     Raw(),
 ]
 
-# Drawing a format and frames of it is slow at times on a busy machine; that is no fault.
-properties = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
-)
+properties = strategies.examples(150)
 
 # --- arguments ---
 

@@ -8,15 +8,14 @@ import socket
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+import strategies
 from pysock.errors import InvalidHeader
 from pysock.proxy import ProxyHeader, parse
 
-properties = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
-)
+properties = strategies.examples(150)
 
 SIGNATURE = bytes.fromhex("0D0A0D0A000D0A515549540A")
 UNKNOWN_107 = b"PROXY UNKNOWN" + 2 * (b" ffff" + 7 * b":ffff") + b" 65535 65535\r\n"
@@ -456,7 +455,7 @@ beginnings = st.sampled_from(
 ) | st.integers(3, 60).map(begun)
 
 
-@settings(properties, max_examples=60)
+@strategies.examples(60)
 @given(beginnings, st.integers())
 def test_what_is_waited_for_can_still_come(seen, seed):
     """No dead ends: while more bytes are asked for, there is one that will do."""
