@@ -45,14 +45,12 @@ def write_slowly(sock: socket.socket, data: bytes, size: int, pause: float) -> i
 def test_idle_connection_is_closed(
     handler: Any, asks: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with (
-        pysock.Server("127.0.0.1:0", handler, idle_timeout=IDLE).start() as server,
-        client(server) as peer,
-    ):
-        began = time.monotonic()
-        for _ in range(asks):
-            assert peer.request(b"a") == b"a"
-        assert list(peer) == []
+    with pysock.Server("127.0.0.1:0", handler, idle_timeout=IDLE).start() as server:
+        began = time.monotonic()  # before the server has the connection
+        with client(server) as peer:
+            for _ in range(asks):
+                assert peer.request(b"a") == b"a"
+            assert list(peer) == []
         assert IDLE <= time.monotonic() - began < SOON
         assert server.stats["overdue"] == 1
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
