@@ -246,19 +246,36 @@ def _wait(selector: selectors.BaseSelector, ready: list[Any], deadline: float | 
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             break
-        for key, _ in selector.select(None if left is None else min(left, _LONGEST_WAIT)):
+        for key in _select(selector, None if left is None else min(left, _LONGEST_WAIT)):
             state = key.data._ready()
             if state is None and not key.data.closed:
                 # Another thread is at it: it would be readable for ever.
                 selector.unregister(key.fd)
             elif state:
                 ready.append(key.data)
-            elif key.fd not in (key.data.fileno(), key.data._wake_fileno()):
+            elif key.fd not in _numbers(key.data):
                 # Another thread's request goes on over another socket.
                 selector.unregister(key.fd)
                 selector.register(key.data.fileno(), selectors.EVENT_READ, key.data)
         if not selector.get_map():
             break
+
+
+def _select(selector: selectors.BaseSelector, timeout: float | None) -> list[Any]:
+    """Return the keys of what is ready; a socket that another thread has closed is."""
+    try:
+        return [key for key, _ in selector.select(timeout)]
+    except OSError:
+        # Windows' select() fails when one of its sockets is closed, before it or meanwhile.
+        keys = list(selector.get_map().values())
+        gone = [key for key in keys if key.data.closed or key.fd not in _numbers(key.data)]
+        if not gone:
+            raise
+        return gone
+
+
+def _numbers(connection: Any) -> tuple[int, int]:
+    return connection.fileno(), connection._wake_fileno()
 
 
 def selector_of_any() -> selectors.BaseSelector:

@@ -16,10 +16,11 @@ import peers
 from conftest import linux, resets
 from peers import LONG, PROMPT, SHORT, Task, asleep, background, linked, pattern, until
 from pysock import Connection, testing, wait
+from pysock.connection import selector_of_any
 from pysock.errors import ConnectionClosed, FrameTooLarge
 from pysock.framing import Delimiter, LengthField
 
-own_ends, few_own_ends = peers.own_ends, peers.few_own_ends
+own_ends, few_own_ends, bare_ends = peers.own_ends, peers.few_own_ends, peers.bare_ends
 paired_ends, receive = peers.paired_ends, peers.receive
 
 FIELD = LengthField()
@@ -128,6 +129,34 @@ def test_end_just_before_the_sleep_counts_though_its_numbers_are_others(own_ends
     finally:
         for fd in taken:
             os.close(fd)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
+@pytest.mark.parametrize("way", ["close", "detach"])
+def test_end_just_before_the_sleep_counts(bare_ends, monkeypatch, way, fails):
+    """Windows' select() fails with a socket that is closed"""
+    conn = bare_ends[0].connection(linger=0.0)
+
+    class Late(type(selector_of_any())):
+        def select(self, timeout=None):
+            if not conn.closed:
+                conn.close() if way == "close" else conn.detach().close()
+            if fails:
+                raise OSError("not a socket")
+            return super().select(timeout)
+
+    monkeypatch.setattr("pysock.connection.selector_of_any", Late)
+    assert wait([conn], PROMPT) == [conn]
+
+
+def test_failed_sleep_with_nothing_closed_is_an_error(paired_ends, monkeypatch):
+    class Failing(type(selector_of_any())):
+        def select(self, timeout=None):
+            raise OSError("no sleep")
+
+    monkeypatch.setattr("pysock.connection.selector_of_any", Failing)
+    with pytest.raises(OSError, match="no sleep"):
+        wait([paired_ends[0].connection()], PROMPT)
 
 
 def test_detached_connection_counts(own_ends):
