@@ -26,8 +26,8 @@ while (($#)) && [[ $1 != -- ]]; do parts+=("$1"); shift; done
 COUNTING=(flat_memory.py server_resident.py hostile_frames.py::test_memory_of
     memory.py::test_{many,header_that_is,idle,file,rest_of})
 # What asan leaves out unless it is asked for.
-LEAVE=('cli*' 'docs*' 'readme*' 'packaging*' 'example*' 'man' 'deploy' 'systemd' 'legacy*'
-    'remote*' 'interop*' 'layers' 'testing*' 'keyfile' 'hints' 'prefork*' 'proxy')
+LEAVE=('cli' 'cli_*' 'docs*' 'readme*' 'packaging*' 'example*' 'man' 'deploy' 'systemd'
+    'legacy*' 'remote*' 'interop*' 'layers' 'testing*' 'keyfile' 'hints' 'prefork*' 'proxy')
 # Where bytes become messages, and messages bytes.
 CODEC=(tests/test_{decoder,formats,named_formats,primitives,recv_view}.py)
 CORE=(tests/test_{connection{,_ends,_options,_request},decoder,formats,primitives,recv_view}.py
