@@ -24,7 +24,8 @@ while (($#)) && [[ $1 != -- ]]; do parts+=("$1"); shift; done
 ((${#parts[@]})) || parts=(headers asan valgrind debug)
 
 COUNTING=(flat_memory.py server_resident.py hostile_frames.py::test_memory_of
-    memory.py::test_{many,header_that_is,idle,file,rest_of})
+    memory.py::test_{many,header_that_is,idle,file,rest_of}
+    server_tls_programs.py::test_{idle,memory})
 # What asan leaves out unless it is asked for.
 LEAVE=('cli' 'cli_*' 'docs*' 'readme*' 'packaging*' 'example*' 'man' 'deploy' 'systemd'
     'legacy*' 'remote*' 'interop*' 'layers' 'testing*' 'keyfile' 'hints' 'prefork*' 'proxy')
