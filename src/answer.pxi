@@ -275,7 +275,7 @@ cdef class _Responder(_Passing):
 
     cdef void send_gathered(self) noexcept:
         """Send the replies that wait behind a handler which another thread is in."""
-        if self.closed or self.tail_end == self.tail_start:
+        if not GLANCE_TAKES and self.tail_end == self.tail_start:
             return
         if owner_take(&self.sending.owner, PyThread_get_thread_ident()):
             try:

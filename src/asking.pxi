@@ -214,7 +214,7 @@ cdef class DatagramSocket(_Datagrams):
         return self.its_socket()
 
     cdef int check_made(self) except -1:
-        if self.sock is None:
+        if not self.made:
             self.check_owner()
         return 0
 
@@ -286,7 +286,7 @@ cdef class DatagramSocket(_Datagrams):
         return 0
 
     def _close(self):
-        if flag_set(&self.closed, True) or self.sock is None:
+        if flag_set(&self.closed, True) or not self.made:
             return
         if self.born != forks:
             self.sock.close()

@@ -60,7 +60,7 @@ cdef class _Closer(_Responder):
 
         Otherwise the threads are told, and the last of them closes it.
         """
-        if self.sock is None or self.sock is _closed or self.born != forks:
+        if not self.made or self.born != forks:
             self._close(0.0)
             return True
         if not flag_set(&self.closed, True):
@@ -145,7 +145,7 @@ cdef class _Closer(_Responder):
 
     def _close(self, double linger):
         """End the stream: see `Connection.close`."""
-        if flag_set(&self.closed, True) or self.sock is None:
+        if flag_set(&self.closed, True) or not self.made:
             return
         if self.born != forks:
             # The turns may have been taken by threads that exist only in the parent, and

@@ -163,8 +163,8 @@ cdef class _Datagrams(_Transport):
     cdef bint has_one(self) noexcept:
         """Whether a datagram can be handed out without a turn, or any system call."""
         return (
-            self.at < self.filled and not self.closed and self.born == forks
-            and not GLANCE_TAKES and owner_glance(&self.receiving.owner)
+            not GLANCE_TAKES and self.at < self.filled and not self.closed
+            and self.born == forks and owner_glance(&self.receiving.owner)
         )
 
     cdef bytes take(self):

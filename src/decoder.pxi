@@ -1,6 +1,19 @@
 # Bytes in, messages out, without a socket.
 
+import copy
+
 from cpython.mem cimport PyMem_RawRealloc
+
+
+cdef object told_again(error):
+    """An error that was raised before, to be raised once more, perhaps by another thread."""
+    if not GLANCE_TAKES:
+        return error.with_traceback(None)
+    # Two threads that raise the same object would both change its traceback.
+    again = copy.copy(error)
+    if error.__cause__ is not None:
+        again.__cause__ = error.__cause__
+    return again
 
 
 @cython.final
@@ -112,8 +125,7 @@ cdef class Decoder:
         return 0
 
     cdef int raise_again(self) except -1:
-        error = self.error
-        raise error.with_traceback(None)
+        raise told_again(self.error)
 
     @cython.critical_section
     def eof(self):

@@ -6,8 +6,8 @@ import socket as _socket
 cdef class _Descriptors:
     """Two pipe ends as one stream: read from one, write to the other."""
 
-    cdef readonly int reader
-    cdef readonly int writer
+    cdef readonly shared_long reader
+    cdef readonly shared_long writer
     cdef object reader_owner  # a file that was given instead of a number
     cdef object writer_owner
 

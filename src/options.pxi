@@ -75,13 +75,13 @@ cdef class _Options(_Viewer):
     cdef Py_ssize_t read_ahead(self) noexcept:
         cdef Py_ssize_t n = self.end - self.start
         if self.into != NULL:
-            n += len(self.dropped) + self.got
-        return n
+            n += self.head.skip + self.got
+        return max(0, n)  # where another thread is at it
 
     @property
     def unsent(self):
         """Bytes of accepted messages that have not left yet."""
-        return self.tail_end - self.tail_start
+        return max(0, self.tail_end - self.tail_start)
 
     @property
     def stats(self):

@@ -309,6 +309,6 @@ cdef class _Records:
 
     cdef int raise_error(self, Py_ssize_t error) except -1:
         if self.failure is not None:
-            raise self.failure.with_traceback(None)
+            raise told_again(self.failure)
         sock_raise(error)
         return 0

@@ -98,11 +98,12 @@ cdef class FrameStream(_Options):
         cdef Deadline until = Deadline(self.limit, NOT_BEGUN)
         cdef Py_ssize_t most = PY_SSIZE_T_MAX if limit is None else limit
         cdef list messages
-        cdef long long before = self.bytes_in
+        cdef long long before
         if most < 1:
             raise ValueError(f"limit is {limit}, expected 1 or more, or None")
         self.enter(&self.receiving, &until)
         try:
+            before = self.bytes_in
             messages = [None]
             messages[0] = self.next(&until)
             try:

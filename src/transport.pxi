@@ -78,6 +78,7 @@ cdef class _Transport:
     """The bytes below a FrameStream; knows deadlines, not frames."""
 
     cdef object sock
+    cdef shared_flag made     # there has been one
     cdef object settle        # a foreign object's settimeout, or None
     cdef Kind_of_end kind
     cdef _Tls crypt           # where the kind is ENCRYPTED
@@ -151,7 +152,9 @@ cdef class _Transport:
                 f"expected a socket, or an object with recv_into() and send(), "
                 f"not {type(sock).__name__}"
             )
-        self.sock = sock
+        with cython.critical_section(self):
+            self.sock = sock
+        self.made = True
         return 0
 
     cdef int use_descriptors(self, sock_t reader, sock_t writer) except -1:
@@ -200,7 +203,7 @@ cdef class _Transport:
         return wake_fd(&self.wake)
 
     def _unwatch(self):
-        if atomic_add(&self.watchers, -1) == 0 and self.sock is _closed:
+        if atomic_add(&self.watchers, -1) == 0 and self.its_socket() is _closed:
             self.release_wake()
 
     cdef object its_socket(self):
@@ -227,7 +230,7 @@ cdef class _Transport:
         return 0
 
     cdef int check_owner(self) except -1:
-        if self.sock is None:
+        if not self.made:
             raise RuntimeError("super().__init__() was not called")
         if self.born != forks:
             raise RuntimeError(
@@ -429,7 +432,9 @@ cdef class _Transport:
                 return want
             atomic_add(&self.waiting_for, want)  # another thread may wait to send, or receive
             with nogil:
-                ready = sock_poll(self.reader, self.writer, real, wake, left)
+                ready = sock_poll(
+                    self.reader, self.writer if real & SOCK_WRITE else SOCK_BAD, real, wake,
+                    left)
             atomic_add(&self.waiting_for, -want)
             if ready > 0 and not self.closed and (
                 not ready & SOCK_WOKEN or (ready & SOCK_READ and self.winding_up)
