@@ -68,7 +68,8 @@ if sys.platform == "win32":  # these would only be skipped, or need other progra
         _cls.__init__.__kwdefaults__["linger"] = 0.5
 
 WINE = _is_wine()  # which is Windows for all else
-GIL = getattr(sys, "_is_gil_enabled", lambda: True)()  # it has to stay as it is
+has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+GIL = has_gil()  # and so it has to stay
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
 unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
@@ -140,6 +141,8 @@ def no_leaks(_own_temporary: None, request: pytest.FixtureRequest) -> Iterator[N
     """
     before = leaks.held()
     yield
+    if has_gil() != GIL:
+        pytest.fail("the GIL has been switched on: a module was imported that wants it")
     if request.node.get_closest_marker("leaves_path"):
         leaks.bound.clear()
     left = leaks.left_behind(before, 5 * TIME_FACTOR)
