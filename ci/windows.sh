@@ -25,8 +25,9 @@ home=$CACHE/windows
 mkdir -p "$home/prefix" # which wineserver does not make
 export WINEPREFIX=$home/prefix WINEDEBUG=-all WINEARCH=win64
 trap 'wineserver -k || true' EXIT
-# Its server and services stay, and hold no pipe that a test run is read from.
-wineserver -p </dev/null >/dev/null 2>&1
+# Its server and services stay, and hold no pipe that a test run is read from; there may be
+# one yet, of a run that was stopped.
+wineserver -p </dev/null >/dev/null 2>&1 || true
 wine wineboot -i </dev/null >/dev/null 2>&1
 
 # A library of Windows that wine 8 lacks, and programs in Rust need.
