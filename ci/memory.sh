@@ -92,7 +92,8 @@ check_headers() {
 }
 
 # What a sanitizer says goes to files: tests of other processes would swallow it.  UBSan has
-# its own only where it shares no function with ASan.
+# its own only where it shares no function with ASan.  Of a SIGSEGV faulthandler tells, and
+# shells that tests end by one, with ASan in them too, are to end by it.
 check_asan() {
     local status=0 log=$home/asan-log files=("${arguments[@]}") reports name
     C_is_made && build asan -fsanitize=address,undefined -fno-sanitize-recover=all \
@@ -104,7 +105,7 @@ check_asan() {
     rm -f "$log"*
     env PYTHONPATH="$home/asan" LD_PRELOAD="$(gcc -print-file-name=libasan.so)" \
         PYTHONMALLOC=malloc \
-        ASAN_OPTIONS="detect_leaks=0 allocator_may_return_null=1 log_path=$log" \
+        ASAN_OPTIONS="handle_segv=0 detect_leaks=0 allocator_may_return_null=1 log_path=$log" \
         UBSAN_OPTIONS="print_stacktrace=1 halt_on_error=1 log_path=$log-undefined" \
         PYSOCK_TEST_TIME_FACTOR="${PYSOCK_TEST_TIME_FACTOR:-4}" \
         PYSOCK_RACE_SECONDS="${PYSOCK_RACE_SECONDS:-4}" PATH="$venv/bin:$PATH" \
