@@ -191,15 +191,17 @@ cdef class _Transport:
 
         -1: the end has come.
         """
-        atomic_add(&self.watchers, 1)  # first: an end that comes now leaves the wake open
         if self.closed:
-            self._unwatch()
             return -1
+        atomic_add(&self.watchers, 1)  # first: an end that comes now leaves the wake open
         try:
             self.hold_wake()
         except OSError:
             self._unwatch()
             raise
+        if self.closed:  # perhaps before there was anything to wake
+            self._unwatch()
+            return -1
         return wake_fd(&self.wake)
 
     def _unwatch(self):
