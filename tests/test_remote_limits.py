@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -19,6 +20,8 @@ from programs import until
 from pysock import RemoteError
 from pysock.remote import RemoteServer
 from pysock.remote.protocol import Kind
+from pysock.remote.talk import Talk
+from pysock.session import ServerConnection
 from remotes import MIB, Served, ask, bare_client, children, next_of, served
 
 certs = certificates.certs
@@ -189,6 +192,21 @@ def test_nothing_is_left_of_many_commands_r33(server, remote):
     until(lambda: not children(server.spawner))
     until(lambda: len(os.listdir("/proc/self/fd")) <= before)
     until(lambda: len(os.listdir(f"/proc/{server.spawner}/fd")) <= spawner)
+
+
+@pytest.mark.case("R33")
+def test_nothing_is_left_of_clients_that_have_gone(server):
+    def kept():
+        gc.collect()
+        return sum(isinstance(each, ServerConnection | Talk) for each in gc.get_objects())
+
+    before = kept()
+    for _ in range(20):
+        with server.client() as client:
+            client.run(["true"])
+            with pytest.raises(FileNotFoundError):
+                client.run(["nosuchprogram"])
+    until(lambda: kept() <= before)
 
 
 # ---------------------------------------------------------------- signals

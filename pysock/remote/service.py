@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from .. import Connection, ConnectionClosed, FramingError
 from .command import Command
-from .conversation import State
+from .conversation import Conversation, State
 from .policy import (
     Request,
     Rule,
@@ -92,7 +92,10 @@ class Service:
         self._transfers: set[Talk] = set()
         self._ending = False  # whether what runs has been told to end
         self._guard = threading.Lock()
-        self._talks: weakref.WeakKeyDictionary[Connection, Talk] = weakref.WeakKeyDictionary()
+        # No talk: it holds its connection, which would be kept for ever.
+        self._known: weakref.WeakKeyDictionary[Connection, tuple[Conversation, str]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def begin(self) -> None:
         """Get ready for clients."""
@@ -114,10 +117,12 @@ class Service:
 
         The server sends it when the client takes it; no thread waits for that.
         """
-        talk = self._talks.get(connection)
+        talk = None
+        known = self._known.get(connection)
         try:
-            if talk is None:
-                talk = self._talks[connection] = Talk(connection)
+            talk = Talk(connection, known)
+            if known is None:
+                self._known[connection] = talk.known
                 _wait_for_readers(connection)
                 self._check_user(talk)
             answer = self._serve(talk, *talk.conversation.received(message))

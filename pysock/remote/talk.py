@@ -17,12 +17,13 @@ class Talk:
 
     Args:
         connection: the client's.
+        known: what an earlier one of the same client has in `known`; None: it is new.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, known: tuple[Conversation, str] | None = None) -> None:
         self.connection = connection
-        self.conversation = Conversation(server=True)
-        self.user = user_of(connection)
+        self.known = known or (Conversation(server=True), user_of(connection))
+        self.conversation, self.user = self.known
 
     @property
     def request_user(self) -> str:
