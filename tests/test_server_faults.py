@@ -290,9 +290,13 @@ def running(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def finish(process: subprocess.Popen[str]) -> list[str]:
-    """Let it end; return the lines that it has written."""
-    out, error = process.communicate(timeout=LONG)
-    assert (process.returncode, error) == (0, "")
+    """Let it end; return the lines that it has written, also those read with the port."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.close()
+    out, error = process.stdout.read(), process.stderr.read()
+    assert (process.wait(LONG), error) == (0, "")
     return out.splitlines()
 
 
@@ -375,14 +379,12 @@ def last_words(tmp_path: Path, inject: str, workers: int) -> str:
             alive = asks(port, b"go", b"large", b"x", limit=limit)
             if alive or process.poll() is not None:
                 break
-        out, error = process.communicate(timeout=LONG)
+        lines = finish(process)
     log = (tmp_path / "log").read_text().splitlines()
     failed = [line for line in log if "(INJECTED)" in line]
     if any("EPOLL_CTL_DEL" in line for line in failed):
         pytest.skip("no system refuses to take a descriptor out")
     assert failed
-    assert (process.returncode, error) == (0, "")
-    lines = out.splitlines()
     ended = [line for line in lines if line.startswith("ended:")]
     if ended:
         assert not alive
