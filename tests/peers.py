@@ -377,7 +377,7 @@ def run_python(code: str, *args: str, within: float = 3 * LONG) -> str:
     command = [sys.executable, "-P", "-X", "faulthandler", "-c", code, *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=within)
     assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert done.stderr == ""
+    assert done.stderr == "", done.stderr
     return done.stdout
 
 
