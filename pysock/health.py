@@ -36,6 +36,7 @@ _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _VISITS = 8  # at a time; the oldest makes room for the next
 _PATIENCE = 5.0  # seconds for a request, its answer and the client's goodbye
 _REQUEST_BYTES = 8192  # a health check needs about a hundred
+_FAREWELL = 0.5  # seconds for those that are asking when the server is closed
 _ACCEPT_PAUSE = 0.1  # seconds, when descriptors or memory ran out
 _END_OF_REQUEST = re.compile(rb"\n\r?\n")
 
@@ -94,7 +95,7 @@ class HealthServer:
         return self
 
     def close(self) -> None:
-        """Stop answering: who connects from now on is refused."""
+        """Stop answering: who connects from now on is refused, who asks already is not."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -132,6 +133,12 @@ class HealthServer:
                         self._go_on(key.data, events)
                 while self._time_left() == 0:
                     self._end(next(iter(self._visits)))
+            selector.unregister(self._wakee)
+            selector.unregister(self._listener)
+            last = time.monotonic() + _FAREWELL
+            while self._visits and (left := last - time.monotonic()) > 0:
+                for key, events in selector.select(left):
+                    self._go_on(key.data, events)
             for visit in list(self._visits):
                 self._end(visit)
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import TIME_FACTOR, linux, unix
-from peers import LONG, until
+from peers import LONG, Task, until
 from pysock import health
 from pysock.address import connect, parse
 from pysock.health import HealthServer
@@ -257,6 +257,25 @@ def test_server_closes_at_once_with_clients_connected(checked):
         began = time.monotonic()
         checked.close()
         assert time.monotonic() - began < 2 * TIME_FACTOR
+
+
+def test_client_that_is_asking_at_the_end_is_answered(checked):
+    """As of a worker that is replaced: another process shares the listener."""
+
+    def accepts():
+        waits_for = checked._selector.get_map()
+        return bool(waits_for) and checked._listener in waits_for
+
+    with connect(checked.address, LONG) as client:
+        client.settimeout(LONG)
+        client.sendall(b"GET / HT")
+        until(lambda: checked._visits)
+        closing = Task(checked.close)
+        until(lambda: not accepts())
+        client.sendall(b"TP/1.0\r\n\r\n")
+        with client.makefile("rb") as file:
+            assert b" 200 " in file.readline()
+    closing.finish()
 
 
 def test_server_that_was_never_started_can_be_closed():
