@@ -181,8 +181,10 @@ class End:
                 assert over is not None, f"{exc}: {over}"
                 assert part or over == CUT or not clean, f"{exc}: {over}"
         else:
-            assert over in (FIN, CUT) and not part, f"a clean end: {over}, {part} bytes more"
-            assert self.tls is None or (over == FIN and clean is not False)
+            # Behind TLS's goodbye a reset takes nothing away.
+            ends = (FIN, CUT) if self.tls is None else (FIN, RESET)
+            assert over in ends and not part, f"a clean end: {over}, {part} bytes more"
+            assert self.tls is None or clean is not False
 
     def hear_failure(self, exc: OSError) -> None:
         self.failed = True

@@ -16,6 +16,7 @@ from conftest import ipv6, linux
 from model import Ends
 from model_crowd import Crowd
 from model_server import Served
+from pysock import LengthField
 
 KINDS = ["tcp4", pytest.param("tcp6", marks=ipv6), "unix", "tls", "tls12"]
 MODELS = [Ends, Served]
@@ -48,6 +49,18 @@ def run(model: type[Ends] | type[Crowd], kind: str, usual: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_delivered_is_what_was_sent(kind: str, model: type[Ends]) -> None:
     run(model, kind, FEW)
+
+
+@pytest.mark.parametrize("kind", ["tls", "tls12"])
+def test_reset_behind_the_goodbye_of_tls_takes_nothing_away(kind: str) -> None:
+    """As of an end that closes at once, and has not read what had come."""
+    model = Ends(kind)
+    model.connect(framing=LengthField(), calm=0, hasty=False)
+    model.request(name="a", seconds=0, size=0)
+    model.nothing_else_is_on_the_wire()
+    model.be_interrupted_receiving(name="b", how="recv", count=1)
+    model.close(name="b", gently=False)
+    model.teardown()
 
 
 @pytest.mark.slow
