@@ -246,7 +246,7 @@ def test_unix_client_that_asks_ahead_and_reads_on_gets_all_replies(tmp_path: Pat
         assert len(replies) + server.stats["replies_lost"] == len(messages)
         # Where other programs have kept it from reading on, it has its share all the same.
         assert sorted(replies) == sorted(messages) or (
-            pause > READS_STILL and len(replies) > LATER_EACH
+            pause > READS_STILL / 2 and len(replies) > LATER_EACH
         )
 
 
