@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 import reference
 import strategies
+from outcomes import Outcome, outcome_of, stays_broken
 from pysock.errors import FrameTooLarge, FramingError, IncompleteFrame, InvalidHeader
 from pysock.framing import (
     ContentLength,
@@ -28,37 +28,6 @@ from pysock.framing import (
 )
 
 properties = strategies.examples(150)
-
-
-class Outcome(NamedTuple):
-    """All that a decoder had to say to a stream and its end."""
-
-    messages: list[bytes]
-    error: type[Exception] | None = None
-    received: int | None = None
-    expected: int | None = None
-
-
-def outcome_of(decoder: Any, chunks: Iterable[bytes]) -> Outcome:
-    messages: list[bytes] = []
-    try:
-        for chunk in chunks:
-            messages += decoder.feed(chunk)
-        decoder.eof()
-    except FramingError as exc:
-        stays_broken(decoder, exc)
-        return Outcome(messages, type(exc))
-    except IncompleteFrame as exc:
-        return Outcome(messages, IncompleteFrame, exc.received, exc.expected)
-    return Outcome(messages)
-
-
-def stays_broken(decoder: Any, error: FramingError) -> None:
-    """Nothing is skipped or resynchronised after an error."""
-    for call in (lambda: decoder.feed(b"\0\0\0\1a"), lambda: decoder.feed(b""), decoder.eof):
-        with pytest.raises(type(error)) as caught:
-            call()
-        assert str(caught.value) == str(error)
 
 
 def byte_by_byte(stream: bytes) -> list[bytes]:

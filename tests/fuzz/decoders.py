@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import reference
 from fuzz.source import Source, cut
-from pysock.errors import FrameTooLarge, FramingError, IncompleteFrame
+from outcomes import outcome_of
+from pysock.errors import FrameTooLarge, FramingError
 from pysock.framing import (
     ContentLength,
     Decimal,
@@ -22,15 +23,6 @@ from pysock.framing import (
 )
 
 MOST = 16 * 1024  # bytes of a stream: the reference is plain, and slow
-
-
-class Outcome(NamedTuple):
-    """All that a decoder has to say to a stream and its end."""
-
-    messages: list[bytes]
-    error: type[Exception] | None = None
-    received: int | None = None
-    expected: int | None = None
 
 
 # ---------------------------------------------------------------- formats
@@ -98,31 +90,6 @@ def made(make: Callable[..., Format], limit: Any) -> Format | None:
 
 
 # ---------------------------------------------------------------- what must hold
-
-
-def outcome_of(decoder: Any, chunks: Iterable[bytes]) -> Outcome:
-    messages: list[bytes] = []
-    try:
-        for chunk in chunks:
-            messages += decoder.feed(chunk)
-        decoder.eof()
-    except FramingError as exc:
-        stays_broken(decoder, exc)
-        return Outcome(messages, type(exc))
-    except IncompleteFrame as exc:
-        return Outcome(messages, IncompleteFrame, exc.received, exc.expected)
-    return Outcome(messages)
-
-
-def stays_broken(decoder: Any, error: FramingError) -> None:
-    """Nothing is skipped or resynchronised after an error."""
-    for call in (lambda: decoder.feed(b"\0\0\0\1a"), lambda: decoder.feed(b""), decoder.eof):
-        try:
-            call()
-        except FramingError as exc:
-            assert type(exc) is type(error) and str(exc) == str(error)
-        else:
-            raise AssertionError(f"went on after {error!r}")
 
 
 def check(framing: Format | None, source: Source) -> None:

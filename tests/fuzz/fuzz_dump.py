@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuzz import decoders
 from fuzz.source import Source, cut
+from outcomes import outcome_of
 from pysock.cli import Failure
 from pysock.cli.dump import _Frames, check_stream
 from pysock.formats import NAMED
@@ -30,7 +31,7 @@ def target(data: bytes) -> None:
         assert "capture" in str(exc)
     if framing is None or isinstance(framing, Raw):
         return
-    expected = decoders.outcome_of(framing.decoder(), [stream[skip:]])
+    expected = outcome_of(framing.decoder(), [stream[skip:]])
     frames = _Frames(framing, skip)
     found = []
     failed = False

@@ -14,6 +14,7 @@ from typing import Any
 
 from fuzz import decoders
 from fuzz.source import Source
+from outcomes import outcome_of
 from pysock.connection import Connection, wait
 from pysock.errors import ConnectionClosed, FramingError, IncompleteFrame
 from pysock.formats import NAMED
@@ -146,7 +147,7 @@ def hold(framing: Format, calls: list[int], chunks: list[bytes]) -> None:
     near, far = socket.socketpair()
     with far, contextlib.closing(Connection(near, framing, timeout=0, linger=0.0)) as stream:
         receiver = Receiver(stream, calls)
-        expected: Any = decoders.outcome_of(framing.decoder(), chunks)
+        expected: Any = outcome_of(framing.decoder(), chunks)
         error: Exception | None = None
         for chunk in [*chunks, b""]:
             if chunk:
