@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from goals import IDLE
 from results import FOLDER
+from wakeup import in_words
 
 STYLE = {
     "svg.hashsalt": "pysock",
@@ -330,9 +331,10 @@ def _scale(
 def _captioned(figure: Figure, document: Document, works: Sequence[str]) -> Figure:
     machine = document["machine"]
     quick = "; a quick run, which decides nothing" if document["quick"] else ""
+    wakes = in_words(machine.get("wakeup"), machine.get("polls"))
     caption = (
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, "
-        f"Python {machine['python']}; {document['date']}\n"
+        f"Python {machine['python']}; {document['date']}{wakes and f'; {wakes}'}\n"
         f"medians of rounds run by turns, whiskers: their middle half; "
         f"{_control(document, works)}{quick}"
     )

@@ -1,6 +1,7 @@
 """Prints tables of ratios: each work, pysock against each rival, the goal, the verdict.
 
-    python bench/report.py bench/results/*.json [--detail] [--subject RIVAL] [--page FILE]
+    python bench/report.py bench/results/*.json [--detail] [--subject RIVAL]
+    python bench/report.py bench/results/*.json --page FILE [--marks NAME]
 
 It reads the files that `--results` and `--benchmark-json` write.  A ratio above 1 says that
 pysock is the faster one; it is a ratio of medians of rounds that were run by turns, and
@@ -47,7 +48,8 @@ TABLES = {
     "Datagrams": DATAGRAMS,
     "Remote commands": REMOTE,
 }
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
+ALL = "tables"  # the marks between which a page has all tables
 MEMORY = "user memory of an idle connection"
 NOISY = 0.05  # a control further than this from 1, or twice as spread, is told
 DISTURBED = 0.25  # so is a larger share of rounds that the machine has disturbed
@@ -377,6 +379,7 @@ def main() -> None:
     parser.add_argument(
         "--page", type=Path, help="write the tables into this page, between its marks"
     )
+    parser.add_argument("--marks", default=ALL, help=f"these marks of the page, not {ALL!r}")
     arguments = parser.parse_args()
     results: Results = {}
     for path in arguments.results:
@@ -386,14 +389,15 @@ def main() -> None:
             parser.error(f"{path} holds no results: {error!r}")
     if arguments.page is not None:
         missing = [name for name, kind in TABLES.items() if not _is_in(kind, results)]
-        if missing:
+        if missing and arguments.marks == ALL:
             parser.error(f"no results for: {', '.join(missing)}; a page has all tables")
         page = arguments.page.read_text(encoding="utf-8")
-        before, _, rest = page.partition(BEGIN)
-        _, mark, after = rest.partition(END)
+        begin, end = (mark.format(arguments.marks) for mark in (BEGIN, END))
+        before, _, rest = page.partition(begin)
+        _, mark, after = rest.partition(end)
         if not mark:
-            parser.error(f"{arguments.page} lacks the lines {BEGIN} and {END}")
-        text = f"{before}{BEGIN}\n\n{table(results, arguments.subject)}\n\n{END}{after}"
+            parser.error(f"{arguments.page} lacks the lines {begin} and {end}")
+        text = f"{before}{begin}\n\n{table(results, arguments.subject)}\n\n{end}{after}"
         arguments.page.write_text(text, encoding="utf-8")
         return
     print(table(results, arguments.subject))

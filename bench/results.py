@@ -3,8 +3,9 @@
     {"date", "machine", "quick", "works": {WORK: {"work": {...}, "rivals": {RIVAL:
         {"version", "count", "rounds": {"seconds": [...], ...}}}}}}
 
-"work" is what the rivals were told, "rounds" has a list for each field of a `Round` that
-was measured.  Nothing in it names the machine beyond its kind.
+"machine" has with its kind what a wake-up costs there, and for how long an idle processor
+polls (`wakeup.py`); nothing in it names the machine beyond that.  "work" is what the rivals
+were told, "rounds" has a list for each field of a `Round` that was measured.
 """
 
 import json
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import wakeup
 from interleave import Round, Work
 
 FOLDER = Path(__file__).parent / "results"
@@ -87,13 +89,15 @@ def described(work: Work) -> dict[str, Any]:
     return {name: fact for name, fact in asdict(work).items() if name not in left_out}
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | int | float | None]:
     """Return what kind of machine this is; not which."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
+        "wakeup": wakeup.seconds(),
+        "polls": wakeup.polling(),
     }
 
 
