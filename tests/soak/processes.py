@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 PYTHON = [sys.executable, "-X", "faulthandler", "-W", "default"]
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Sample(NamedTuple):
@@ -34,8 +35,13 @@ class Sample(NamedTuple):
 
 def adopt_orphans() -> None:
     """Become the parent of every process below this one whose own has ended."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _end_with_parent() -> None:
+    """Have this process killed when the conductor has been, who else would reap it."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def look(pid: int) -> Sample | None:
@@ -93,7 +99,10 @@ class Program:
         self.said = folder / f"{self.name}.log"
         with self.said.open("ab") as said:
             self.process = subprocess.Popen(
-                [*PYTHON, str(HERE / command[0]), *command[1:]], stderr=said, **options
+                [*PYTHON, str(HERE / command[0]), *command[1:]],
+                stderr=said,
+                preexec_fn=_end_with_parent,
+                **options,
             )
         self.pid = self.process.pid
 
