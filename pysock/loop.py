@@ -217,7 +217,7 @@ class Loop(Workers):
             connection._share_memory(self._memory)
         self.server._counts["accepted"] += 1
         self.served.add(connection)
-        if len(self.served) == 1 and self._sweep.begin(now):
+        if len(self.served) == 1 and self._sweep.begin(now) and not self._watches:
             self._poke()  # see Sweep.for_leader()
         self._crew.add(connection)
         if self._handshakes.needed:

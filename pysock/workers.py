@@ -57,6 +57,7 @@ class Workers:
         self._act_at = 0.0 if server._acts else NEVER
         self._spawn_at = NEVER
         self._over = False
+        self._watches = True  # the thread that waits: False while it does so without an end
         self._crash: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -178,8 +179,10 @@ class Workers:
         if left is not None and left <= 0:
             # Perhaps all threads are in handlers, and none is there to notice.
             return False
+        self._watches = False  # before it is asked: what begins after that pokes
         interval = self._watch_interval()
         if interval is not None:
+            self._watches = True
             left = interval if left is None else min(interval, left)
         with PollSelector() as selector:  # select() takes no descriptor above 1023
             selector.register(self._wakee, EVENT_READ)

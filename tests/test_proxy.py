@@ -392,7 +392,7 @@ def test_headers_round_trip(both, extra, checked, data):
     )
     text = line(*both)
     assert parse(text + data) == (ProxyHeader(1, "PROXY", *both), len(text))
-    assert parse(header[: len(data)]) is None
+    assert parse(header[: min(len(data), len(header) - 1)]) is None
     assert parse(text[: len(data) // 2]) is None
 
 
