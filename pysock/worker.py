@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
@@ -139,7 +140,11 @@ def fork(
     # A signal must not run these handlers in the child, nor be lost there.
     mask = _block(signal.valid_signals())
     try:
-        pid = os.fork()
+        with warnings.catch_warnings():
+            # Of a caller's other threads.  From 3.15 on, one that is made an error would be
+            # raised here when the child is there already.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             _become_child(signals, [ours, *foreign], theirs, run)
     except OSError as exc:

@@ -286,6 +286,23 @@ sys.exit(status)
         assert served.stop(number) == status
 
 
+def test_function_may_have_threads_besides_and_warnings_may_be_errors(tmp_path):
+    """Python warns of a fork beside threads; an error would leave a child to nobody."""
+    code = (
+        FUNCTION
+        + """
+import warnings
+warnings.simplefilter("error")
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+sys.exit(pysock.serve("tcp://127.0.0.1:0", handle, processes=2, ready=announce))
+"""
+    )
+    with program(tmp_path, code) as served:
+        served.has_said("serves")
+        assert served.pid not in {int(served.ask(b"")) for _ in range(3)}
+        assert served.stop() == 0
+
+
 # ------------------------------------------------------------ sockets from elsewhere
 
 
