@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -223,6 +224,22 @@ def test_terminal_in_raw_mode_passes_all_bytes_r22(any_remote):
 def test_last_words_are_never_lost_r23(any_remote):
     for i in range(100):
         assert any_remote.run(["echo", str(i)], pty=SIZE).stdout == b"%d\r\n" % i
+
+
+@pytest.mark.case("R23")
+def test_last_words_may_come_behind_the_end_of_the_terminal_r23(any_remote, monkeypatch):
+    """Linux can look for bytes, be overtaken by the last ones, and see the end then."""
+    readv, overtaken = os.readv, set()
+
+    def be_overtaken(descriptor, buffers):
+        if os.isatty(descriptor) and descriptor not in overtaken:
+            overtaken.add(descriptor)
+            raise OSError(errno.EIO, "as if closed")
+        overtaken.discard(descriptor)
+        return readv(descriptor, buffers)
+
+    monkeypatch.setattr(os, "readv", be_overtaken)
+    assert any_remote.run(["echo", "last"], pty=SIZE).stdout == b"last\r\n"
 
 
 @pytest.mark.case("R23")

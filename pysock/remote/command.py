@@ -237,13 +237,18 @@ class Command:
         stream = self.streams.outputs[descriptor]
         self._buffer[0] = Kind.STDOUT if stream == 1 else Kind.STDERR
         room = self._view[1:]
+        closed = False
         for _ in range(_TURNS):
             try:
                 count = os.readv(descriptor, [room])
             except BlockingIOError:
                 return
-            except OSError:
-                count = 0  # a terminal that nobody has open any more
+            except OSError:  # a terminal that nobody has open any more
+                if not closed:
+                    # Linux may say so before it gives what was written last.
+                    closed = True
+                    continue
+                count = 0
             if not count:
                 self._ended(descriptor)
                 return
