@@ -250,15 +250,16 @@ def test_request_many_that_timed_out_tells_what_it_has(ends):
 
 def test_request_many_that_timed_out_while_sending_goes_on(tight_ends):
     conn, peer = tight_ends[0].connection(timeout=SHORT), tight_ends[1]
-    messages = [b"%06d" % i + bytes(1000) for i in range(1000)]
+    # Through buffers as small, TCP may wait for a fifth of a second for every few of them.
+    messages = [b"%06d" % i + bytes(1000) for i in range(200)]
     with pytest.raises(TimeoutError) as told:
         conn.request_many(messages)
     accepted = told.value.accepted
-    assert 0 < accepted < 1000 and told.value.replies == []
+    assert 0 < accepted < 200 and told.value.replies == []
     conn.timeout = LONG
     serving = Task(echo, peer.connection())
     assert conn.request_many(messages[accepted:]) == replies(messages[accepted:])
-    assert conn.stats.messages_in == 1000
+    assert conn.stats.messages_in == 200
     conn.close()
     serving.finish()
 
