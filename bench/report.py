@@ -306,11 +306,11 @@ def _controlled(by_rival: Rounds) -> str | None:
 
 def _judge(by_rival: Rounds, ratio: float, goal: float, spread: float) -> str:
     """Return "met" or "missed", or "close" where control and spread do not allow to tell."""
-    control = _ratio_of_control(by_rival)
-    doubt = max(goal * NEAR, goal * abs((control or 1) - 1), spread)
-    if ratio < goal - doubt:
+    control = _ratio_of_control(by_rival) or 1
+    wrong_by = max(1 + NEAR, control, 1 / control)  # times, either way
+    if max(ratio * wrong_by, ratio + spread) < goal:
         return "missed"
-    return "close" if ratio < goal + doubt else "met"
+    return "close" if min(ratio / wrong_by, ratio - spread) < goal else "met"
 
 
 def _is_noisy(by_rival: Rounds) -> bool:
