@@ -331,8 +331,11 @@ def _host(host: str, seen: object) -> str:
             raise _refused(seen, f"{number!r} is no IPv6 number", "as in '::1'") from None
         if percent and not zone:
             raise _refused(seen, "no zone after '%'", "as in 'fe80::1%eth0'")
+        if _is_no_name(zone):
+            what = f"zone {zone!r} holds what no name can"
+            raise _refused(seen, what, "as in 'fe80::1%eth0'")
         return host
-    if any(char <= " " or char in "/\\@?#[]\x7f" for char in host):
+    if _is_no_name(host):
         raise _refused(seen, f"host {host!r} holds what no name can", f"as in {_EXAMPLES}")
     try:
         host.encode("idna")  # as the resolver will, which would raise a bare UnicodeError
@@ -341,6 +344,10 @@ def _host(host: str, seen: object) -> str:
             seen, f"host {host!r} is no host name", "its parts are 1 to 63 characters long"
         ) from None
     return host
+
+
+def _is_no_name(name: str) -> bool:
+    return any(char <= " " or char in "/\\@?#[]\x7f" for char in name)
 
 
 def _parse_unix(scheme: str, rest: str, seen: str) -> Address:

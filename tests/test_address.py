@@ -128,6 +128,10 @@ REFUSED = [
     ("[::1]80", "address '[::1]80': '80' follows the bracket; write ':' and the port"),
     ("[::zz]:80", "address '[::zz]:80': '::zz' is no IPv6 number; as in '::1'"),
     ("[fe80::1%]:80", "address '[fe80::1%]:80': no zone after '%'; as in 'fe80::1%eth0'"),
+    (
+        ("::1%a]", 80),
+        "address ('::1%a]', 80): zone 'a]' holds what no name can; as in 'fe80::1%eth0'",
+    ),
     (("::zz", 80), "address ('::zz', 80): '::zz' is no IPv6 number; "),
     (("[::1]", 80), "address ('[::1]', 80): '[::1]' is no IPv6 number; "),
     (("::\0", 80), "address ('::\\x00', 80): '::\\x00' is no IPv6 number; "),
