@@ -33,4 +33,4 @@ def test_every_run_has_the_day_and_the_result_of_its_last_one() -> None:
     assert len(RUNS) > 5
     for run, result in RUNS:
         assert re.fullmatch("`make [a-z-]+`", run), run
-        assert re.match(r"20\d\d-\d\d-\d\d: .|not yet$", result), run
+        assert re.match(r"20\d\d-\d\d-\d\d: .", result), run
