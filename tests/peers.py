@@ -171,9 +171,9 @@ def reset(end: SocketEnd) -> None:
     end.sock.close()
 
 
-def _shrink(sock: socket.socket, size: int = 1) -> None:
+def _shrink(sock: socket.socket, size: int = 1, receive: int = 1) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, max(size, receive))
 
 
 def _sockets(
@@ -199,11 +199,13 @@ def _sockets(
     # What does not fit in leaves a part each time TCP's timer comes: a TLS record, and where
     # the system calls are slow all else too.
     size = 1 << 15 if kind in ENCRYPTED or sys.platform == "win32" else 1
+    # One with room for two segments at most tells of it five times a second, once it is late.
+    receive = 1 << 13
     with listener:
         client = socket.socket(listener.family)
         if smallest:
-            _shrink(listener, size)
-            _shrink(client, size)
+            _shrink(listener, size, receive)
+            _shrink(client, size, receive)
         client.connect(listener.getsockname())
         served = listener.accept()[0]
         if smallest:

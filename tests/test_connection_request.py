@@ -250,7 +250,6 @@ def test_request_many_that_timed_out_tells_what_it_has(ends):
 
 def test_request_many_that_timed_out_while_sending_goes_on(tight_ends):
     conn, peer = tight_ends[0].connection(timeout=SHORT), tight_ends[1]
-    # Through buffers as small, TCP may wait for a fifth of a second for every few of them.
     messages = [b"%06d" % i + bytes(1000) for i in range(200)]
     with pytest.raises(TimeoutError) as told:
         conn.request_many(messages)
