@@ -368,6 +368,8 @@ def _unix(scheme: str, path: str, seen: object) -> Address:
         raise _refused(seen, "no path", "as in 'unix:///run/me/app.sock'")
     if "\0" in name:
         raise _refused(seen, "NUL in the path", "leave it out")
+    if name.startswith("@") and path == name:
+        path = name = f"./{name}"  # the same file, and no abstract address when it is written
     try:
         length = len(os.fsencode(name))
     except UnicodeEncodeError as exc:

@@ -74,9 +74,13 @@ def test_url_of_an_address_reads_back(expected):
 
 
 def test_url_of_a_relative_path_that_looks_abstract_reads_back():
-    shown = str(parse(Path("@name")))
-    assert shown == "unix:./@name"
-    assert not parse(shown).abstract
+    address = parse(Path("@name"))
+    assert str(address) == "unix:./@name"
+    assert parse(str(address)) == address and not address.abstract
+    longest = parse(b"@" + b"n" * (LONGEST - 3))
+    assert parse(str(longest)) == longest
+    with pytest.raises(ValueError, match=f"the path is {LONGEST + 1} bytes long"):
+        parse(b"@" + b"n" * (LONGEST - 2))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pysock import FramingError
+from pysock.remote.link import failure_of
 from pysock.remote.protocol import (
     FRAMING,
     KINDS,
@@ -489,3 +490,8 @@ def test_version_names_protocol_and_number():
 def test_signals_are_told_by_name_since_numbers_differ():
     assert b"TERM" in SIGNALS and b"SIGTERM" not in SIGNALS
     assert all(name.isalnum() and name.isupper() for name in SIGNALS)
+
+
+def test_refusal_without_a_word_still_says_something():
+    error = failure_of(Refusal("failed", ""))
+    assert str(error) == "refused without a reason"

@@ -271,4 +271,4 @@ def failure_of(refusal: Refusal) -> OSError | RemoteError:
         error = refusal.os_error()
         error.remote = True  # type: ignore[attr-defined]  # it is not this machine's
         return error
-    return RemoteError(refusal.text, refusal.code)
+    return RemoteError(refusal.text or "refused without a reason", refusal.code)

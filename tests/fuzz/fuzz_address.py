@@ -43,8 +43,7 @@ def read(given: Any) -> None:
         return
     assert isinstance(address, Address) and parse(address) is address
     again = parse(str(address))
-    if not address.path.startswith("@"):  # which is written as ./@ and is the same file
-        assert again == address and hash(again) == hash(address)
+    assert again == address and hash(again) == hash(address)
     assert str(again) == str(address)
     assert 0 <= address.port <= 65535 and (address.path == "") != (
         address.scheme[:4] == "unix"
