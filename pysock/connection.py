@@ -45,7 +45,9 @@ class Connection(FrameStream):
         sock: a connected socket, which the connection owns from now on; its own timeout
             is ignored.  An `ssl.SSLSocket` is made non-blocking; what a signal's handler
             raises in the midst of its calls may break it.  Or any object with
-            `recv_into`, `send` and `close`, which is then used through these methods.
+            `recv_into`, `send` and `close`, which is then used through these methods;
+            its `settimeout`, if there is one, serves both directions, so that a thread
+            that sends may lengthen or shorten another's wait to receive.
             Of a SOCK_SEQPACKET socket each frame is one record; its system cannot tell an
             empty record from the end.
         framing: how messages become frames.
