@@ -42,7 +42,7 @@ test-slow: $(VENV)/.package $(VENV)/.tools ## run what takes long, sanitizers an
 	$(BIN)/pytest -m slow -n $(JOBS) --dist worksteal $(SLOW) $(ARGS)
 	ci/memory.sh $(OR_CANNOT)
 	ci/threads.sh $(OR_CANNOT)
-	ci/fuzz.sh $(OR_CANNOT)
+	ci/fuzz.sh -s $(OR_CANNOT)
 
 test-memory: ## run tests with sanitizers and memcheck, which find wrong uses of memory
 	ci/memory.sh $(ARGS)

@@ -2,10 +2,12 @@
 # Fuzz what reads bytes that come from outside, the compiled module under AddressSanitizer.
 #
 #     ci/fuzz.sh [-t SECONDS] [TARGET...]   so long each, or so that all take two minutes
+#     ci/fuzz.sh -s ...                     from one seed, so that the same code gets the same
 #     ci/fuzz.sh -r TARGET FILE...          give a target these files once more
 #     ci/fuzz.sh -m [TARGET...]             shrink the corpus to what reaches something new
 #
-# What is found stays in PYSOCK_CACHE for the next time.  tests/fuzz/README.md tells the rest.
+# What is found stays in PYSOCK_CACHE for the next time, but with -s, which begins with the
+# repository's corpus alone.  tests/fuzz/README.md tells the rest.
 # shellcheck source=ci/common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -21,10 +23,11 @@ FLAGS=(-shared -fPIC -O1 -gline-tables-only -fno-omit-frame-pointer -Isrc
     # Cython calls what is overridden by the type of its base, and adds 0 to NULL.
     -fno-sanitize=function -fno-sanitize=pointer-overflow)
 
-seconds="" mode=fuzz
-while getopts t:rm option; do
+seconds="" mode=fuzz seed=()
+while getopts t:srm option; do
     case $option in
         t) seconds=$OPTARG ;;
+        s) seed=(-seed=1) ;;
         r) mode=repeat ;;
         m) mode=merge ;;
         *) exit 2 ;;
@@ -71,7 +74,7 @@ print(sysconfig.get_config_var("EXT_SUFFIX"))')
 sanitized() {
     local options=detect_leaks=0:quarantine_size_mb=16:max_allocation_size_mb=$ALLOCATION
     LD_PRELOAD=$asan PYTHONMALLOC=malloc PYTHONPATH=$site PYTHONDONTWRITEBYTECODE=1 \
-        ASAN_OPTIONS=$options UBSAN_OPTIONS=print_stacktrace=1 "$@"
+        PYTHONHASHSEED=0 ASAN_OPTIONS=$options UBSAN_OPTIONS=print_stacktrace=1 "$@"
 }
 
 target() { sanitized "$venv/bin/python" -P tests/fuzz/run.py "$@"; }
@@ -119,6 +122,10 @@ mkdir -p "$found" "$grown"
 failed=0
 for name in "${names[@]}"; do
     own=$grown/$name log=$home/$name.log
+    if ((${#seed[@]})); then
+        own=$home/seeded/$name
+        rm -rf "$own"
+    fi
     mkdir -p "$own" "tests/fuzz/corpus/$name"
     target --words "$name" >"$home/$name.dict"
     if [[ $mode == merge ]]; then
@@ -130,8 +137,9 @@ for name in "${names[@]}"; do
         du -sb "tests/fuzz/corpus/$name"
         continue
     fi
-    if target --fuzz "$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb="$MEMORY" \
-        -print_final_stats=1 -dict="$home/$name.dict" -artifact_prefix="$found/$name-" \
+    if target --fuzz "$name" "${seed[@]}" -max_total_time="$seconds" -timeout=10 \
+        -rss_limit_mb="$MEMORY" -print_final_stats=1 -dict="$home/$name.dict" \
+        -artifact_prefix="$found/$name-" \
         "$own" "tests/fuzz/corpus/$name" >"$log" 2>&1; then
         report "$name" "$log"
         continue
