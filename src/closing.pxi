@@ -333,7 +333,7 @@ cdef class _Closer(_Responder):
             self.receive_error = self.send_error = 0
             self.ended = self.lost = self.inside = False
             self.take_socket().close()
-            self.attach(sock, self.limit, self.spinning, tls)
+            self.use_socket(sock, tls)
             self.use_kind()
         finally:
             self.leave(&self.sending)

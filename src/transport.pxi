@@ -113,10 +113,17 @@ cdef class _Transport:
     cdef long long calls_in, waits_in, calls_out, waits_out, bytes_in, bytes_out
 
     cdef int attach(self, sock, double limit, double spin, _Tls tls=None) except -1:
-        """Take up *sock*: a socket, _Descriptors, a descriptor or a foreign object."""
+        """Take up the first socket, or what is used as one."""
         self.limit = limit
         self.patience_in = self.patience_out = NO_LIMIT
         self.spinning = spin
+        return self.use_socket(sock, tls)
+
+    cdef int use_socket(self, sock, _Tls tls) except -1:
+        """Take up *sock*: a socket, _Descriptors, a descriptor or a foreign object.
+
+        It leaves alone what another thread may set meanwhile.
+        """
         self.born = forks
         self.reader = self.writer = SOCK_BAD
         self.kind = SOCKET
@@ -131,7 +138,7 @@ cdef class _Transport:
             else:
                 self.use_descriptors(sock.reader, sock.writer)
             if self.kind == FOREIGN:
-                if limit != NO_LIMIT:
+                if self.limit != NO_LIMIT:
                     raise ValueError("this system cannot wait for pipes: timeout must be None")
                 if isinstance(sock, int):
                     sock = _Descriptors(sock, sock)
@@ -144,7 +151,7 @@ cdef class _Transport:
         elif hasattr(sock, "recv_into") and hasattr(sock, "send"):
             self.kind = FOREIGN
             self.settle = getattr(sock, "settimeout", None)
-            if self.settle is None and limit != NO_LIMIT:
+            if self.settle is None and self.limit != NO_LIMIT:
                 raise ValueError(
                     f"{type(sock).__name__} has no settimeout(): timeout must be None")
         else:
