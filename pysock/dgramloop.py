@@ -102,7 +102,7 @@ class DatagramLoop(Workers):
     def _end(self) -> None:
         self._over = True
         self._crew.end()
-        self._poke()
+        self._waker.wake()
 
     def abandon(self) -> None:
         """End at once: the socket is about to be closed."""

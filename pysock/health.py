@@ -22,6 +22,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 
 from .address import Address, AddressLike, identity, listen, parse, unlink_if_same
+from .waker import Waker
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -83,13 +84,12 @@ class HealthServer:
         """
         if self._thread is not None or self._closing.is_set():
             raise RuntimeError("the health server was started before, or is closed")
-        self._wakee, self._waker = socket.socketpair()
+        self._waker = Waker()
         self._thread = threading.Thread(target=self._run, name=repr(self), daemon=True)
         try:
             self._thread.start()
         except RuntimeError:
             self._thread = None
-            self._wakee.close()
             self._waker.close()
             raise
         return self
@@ -100,9 +100,8 @@ class HealthServer:
             return
         self._closing.set()
         if self._thread is not None:
-            self._waker.send(b"\0")
+            self._waker.wake()
             self._thread.join()
-            self._wakee.close()
             self._waker.close()
         if self._path_identity is not None:
             # While the listener is open: its inode's number cannot be another's.
@@ -122,7 +121,7 @@ class HealthServer:
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self._wakee, _READ)
+            selector.register(self._waker, _READ)
             selector.register(self._listener, _READ, self._accept)
             self._selector = selector
             while not self._closing.is_set():
@@ -133,7 +132,7 @@ class HealthServer:
                         self._go_on(key.data, events)
                 while self._time_left() == 0:
                     self._end(next(iter(self._visits)))
-            selector.unregister(self._wakee)
+            selector.unregister(self._waker)
             selector.unregister(self._listener)
             last = time.monotonic() + _FAREWELL
             while self._visits and (left := last - time.monotonic()) > 0:

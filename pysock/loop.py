@@ -91,7 +91,7 @@ class Loop(Workers):
         super().run()
 
     def _serve_here(self) -> None:
-        self._crew.watch_for(self._wakee.fileno(), self._woken)
+        self._crew.watch_for(self._waker.fileno(), self._waker.calm)
         self._crew.run()
 
     def _watch_interval(self) -> float | None:
@@ -159,7 +159,7 @@ class Loop(Workers):
         if stop_at is not None and not self._drain(now, stop_at):
             self._over = True
             crew.end()
-            self._poke()
+            self._waker.wake()
             return NEVER
         self._admission.watch(now)
         if self.once and self._taken and not self.served:
@@ -218,7 +218,7 @@ class Loop(Workers):
         self.server._counts["accepted"] += 1
         self.served.add(connection)
         if len(self.served) == 1 and self._sweep.begin(now) and not self._watches:
-            self._poke()  # see Sweep.for_leader()
+            self._waker.wake()  # see Sweep.for_leader()
         self._crew.add(connection)
         if self._handshakes.needed:
             connection._stage = _GREETING

@@ -24,6 +24,7 @@ from .limits import Seldom
 from .listener import Listener as Listening
 from .listener import Shortage
 from .session import Session
+from .waker import Waker
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Listener:
         try:
             if authkey is not None:
                 _check_way(self.address, insecure)
-            self._wake, self._waker = socket.socketpair()
+            self._waker = Waker()
         except BaseException:
             self._listening.close()
             raise
@@ -196,12 +197,11 @@ class Listener:
         """Stop listening, and remove the Unix path that was made; `accept` raises then."""
         if not self._closed:
             self._closed = True
-            self._waker.send(b"x")
+            self._waker.wake()
         with self._turn:  # no thread waits on what is closed now
             while self._proofs:
                 self._proofs.pop().abandon()
             self._listening.close()
-            self._wake.close()
             self._waker.close()
 
     def __enter__(self) -> Self:
@@ -239,7 +239,7 @@ class Listener:
         if len(self._proofs) >= _MOST:
             resumes_at = max(resumes_at, self._proofs[0].began + _PATIENCE)
         with selector_of_any() as selector:
-            selector.register(self._wake, selectors.EVENT_READ)
+            selector.register(self._waker, selectors.EVENT_READ)
             for proof in self._proofs:
                 selector.register(proof.connection, selectors.EVENT_READ, proof)
             if resumes_at <= now:

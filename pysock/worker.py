@@ -24,6 +24,7 @@ from typing import NoReturn
 from .address import unlink_if_same
 from .loading import CannotStart, Loader
 from .server import Server
+from .waker import Waker
 
 if sys.platform != "win32":
     import fcntl
@@ -58,13 +59,9 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self.woken, self._waker = socket.socketpair()
-        self.woken.setblocking(False)
-        self._waker.setblocking(False)
+        self.woken = Waker()
         self.mask_before = _block(self.numbers)
-        self._waker_before = signal.set_wakeup_fd(
-            self._waker.fileno(), warn_on_full_buffer=False
-        )
+        self._waker_before = self.woken.wake_on_signals()
         for number in self.numbers:
             self._before[number] = signal.signal(number, self._note)
         _set_mask(self.mask_before - self.numbers)
@@ -75,7 +72,7 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._waker_before)
-        self.close()
+        self.woken.close()
         _set_mask(self.mask_before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -86,20 +83,8 @@ class Signals:
 
     def take(self) -> list[int]:
         """Return the signals that have come since the last call."""
-        with contextlib.suppress(OSError):
-            while self.woken.recv(4096):
-                pass
+        self.woken.calm()
         return [self._came.popleft() for _ in range(len(self._came))]
-
-    def wake(self) -> None:
-        """Make `woken` readable, from any thread."""
-        with contextlib.suppress(OSError):  # woken often enough, or over
-            self._waker.send(b"\0")
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        self.woken.close()
-        self._waker.close()
 
 
 def _block(numbers: Iterable[int]) -> set[int]:
@@ -172,7 +157,7 @@ def _become_child(
             # These come to all of a terminal's processes; what they mean for a worker its
             # master decides.  Not ignored: commands that it runs would inherit that.
             signal.signal(number, lambda *_: None)
-        signals.close()
+        signals.woken.close()
         for sock in foreign:
             sock.close()  # else its end would not tell of the master's death
         _set_mask(signals.mask_before - signals.numbers)
@@ -223,7 +208,7 @@ class _Life:
 
     def run(self) -> bool:
         """Serve; return whether it ended because it was told to."""
-        self._server.on_end = self._signals.wake
+        self._server.on_end = self._signals.woken.wake
         self._server.start()
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.woken, selectors.EVENT_READ)

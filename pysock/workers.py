@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING
+
+from .waker import Waker
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -62,19 +63,16 @@ class Workers:
 
     def __enter__(self) -> Self:
         try:
-            self._wakee, self._waker = socket.socketpair()
+            self._waker = Waker()
         except OSError:
             self._crew.close()
             raise
-        self._wakee.setblocking(False)
-        self._waker.setblocking(False)
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
             self._close_all()
         finally:
-            self._wakee.close()
             self._waker.close()
 
     def _close_all(self) -> None:
@@ -115,18 +113,7 @@ class Workers:
     def wake(self) -> None:
         """Have everybody look whether the server is stopping."""
         self._crew.call_server()
-        self._poke()
-
-    def _poke(self) -> None:
-        # It may have been woken often enough, or be over.
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
-
-    def _woken(self) -> None:
-        # All has been taken, or the system is short of something: no reason to end.
-        with contextlib.suppress(OSError):
-            while self._wakee.recv(4096):
-                pass
+        self._waker.wake()
 
     @contextlib.contextmanager
     def _woken_by_signals(self) -> Iterator[None]:
@@ -134,7 +121,7 @@ class Workers:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        before = self._waker.wake_on_signals()
         try:
             yield
         finally:
@@ -161,7 +148,7 @@ class Workers:
             self._crew.run()
         except BaseException as exc:
             self._crash = exc
-        self._poke()
+        self._waker.wake()
 
     def _wait_for_the_end(self) -> None:
         """Wait for the end of the drain, and for signals, while others serve."""
@@ -185,9 +172,9 @@ class Workers:
             self._watches = True
             left = interval if left is None else min(interval, left)
         with PollSelector() as selector:  # select() takes no descriptor above 1023
-            selector.register(self._wakee, EVENT_READ)
+            selector.register(self._waker, EVENT_READ)
             selector.select(None if left is None else min(left, _LONGEST_WAIT))
-        self._woken()
+        self._waker.calm()
         self._watch()
         return True
 

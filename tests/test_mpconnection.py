@@ -201,6 +201,20 @@ def is_taken(lock: Any) -> bool:
 
 
 @pytest.mark.case("D10")
+def test_close_while_another_thread_does_is_no_error(monkeypatch):
+    listener = Listener("127.0.0.1:0")
+    waker = listener._waker
+
+    def late() -> None:
+        Task(listener.close).finish()
+        wake()
+
+    wake = waker.wake
+    monkeypatch.setattr(waker, "wake", late)
+    listener.close()
+    assert listener.fileno() == -1
+
+
 def test_close_wakes_who_accepts(key):
     with Listener("127.0.0.1:0", authkey=key) as listener:
         assert listener.fileno() >= 0
