@@ -59,16 +59,19 @@ def flat(some: Callable[[int], object], count: int) -> None:
     gc.collect()
     opened, blocks, before = descriptors(), sys.getallocatedblocks(), resident()
     some(count)
+    most = max(count // 10, 100)  # one object of Python's for each would be seen long before
     end = time.monotonic() + LONG
-    while (more := descriptors() - opened) and time.monotonic() < end:
-        time.sleep(0.01)  # the server may not have closed the last ones yet
-    assert not more, (more, opened)
-    gc.collect()
-    grown = resident() - before
-    assert grown < MIB, f"{grown / count:.1f} bytes each"
-    # One object of Python's for each would be seen long before that.
-    kept = sys.getallocatedblocks() - blocks
-    assert kept < max(count // 10, 100), f"{kept / count:.2f} blocks each"
+    while time.monotonic() < end:  # the server may not have let go of the last ones yet
+        more = descriptors() - opened
+        gc.collect()
+        kept, grown = sys.getallocatedblocks() - blocks, resident() - before
+        if not more and kept < most and grown < MIB:
+            return
+        time.sleep(0.01)
+    raise AssertionError(
+        f"{more or 'no'} more descriptors of {opened}, "
+        f"{kept / count:.2f} blocks and {grown / count:.1f} bytes each"
+    )
 
 
 def spread(some: Callable[[int], object], count: int, threads: int = 8) -> None:

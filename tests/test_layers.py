@@ -27,9 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     "formats": {"framing"},
     "unixpath": set(),
     "systemd": set(),
+    "waker": set(),
     "address": {"systemd", "unixpath"},
     "proxy": {"errors"},
-    "health": {"address"},
+    "health": {"address", "waker"},
     "keyfile": set(),
     "penalties": set(),
     "credentials": set(),
@@ -44,14 +45,14 @@ ALLOWED: dict[str, set[str]] = {
     "handshake": {"auth", "errors", "framing", "greeting", "penalties", "proxy", "session"},
     "admission": {"address", "credentials", "listener"},
     "sweep": {"session"},
-    "workers": set(),
+    "workers": {"waker"},
     "running": {"workers"},
     "loop": CORE | {"address", "admission", "session", "sweep", "workers"},
     "server": CORE
     | {"address", "auth", "connection", "handshake", "health", "limits", "tls"}
     | {"listener", "loop", "running", "session"},
     "loading": set(),
-    "worker": {"address", "loading", "server"},
+    "worker": {"address", "loading", "server", "waker"},
     "prefork": {"address", "listener", "loading", "server", "systemd", "worker"},
     "dgramsocket": {"address", "unixpath"},
     "datagram": CORE | {"address", "dgramsocket"},
@@ -59,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "dgramserver": CORE
     | {"address", "dgramloop", "dgramsocket", "limits", "proxy", "running", "session"},
     "mpconnection": CORE
-    | {"address", "challenge", "connection", "limits", "listener", "session"},
+    | {"address", "challenge", "connection", "limits", "listener", "session", "waker"},
     "interop": CORE | {"address", "connection", "mpconnection"},
     "faults": set(),
     "relay": {"faults"},
