@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -180,6 +181,18 @@ def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(path), *arguments], capture_output=True, text=True)
 
 
+def _are_ready() -> bool:
+    """Whether interfaces are up, and have what is sent to their own addresses stay here.
+
+    The system sees to both a moment after it was asked to.
+    """
+    if "DOWN " in _ip("-oneline", "link", "show", "up").stdout:
+        return False
+    addresses = _ip("-6", "-oneline", "address", "show", "-tentative").stdout
+    routes = _ip("-6", "route", "show", "table", "local").stdout
+    return set(re.findall(r"inet6 ([^/ ]+)", addresses)) <= set(routes.split())
+
+
 @pytest.fixture
 def isolated() -> Callable[..., Any]:
     """Run a function in a thread that has a network of its own.
@@ -200,8 +213,7 @@ def isolated() -> Callable[..., Any]:
             done = _ip(*command.split())
             if done.returncode:
                 return f"ip {command}: {done.stderr.strip()}"
-        # The system makes them ready a moment after it was asked to.
-        until(lambda: "DOWN " not in _ip("-oneline", "link", "show", "up").stdout)
+        until(_are_ready)
         function()
         return None
 
