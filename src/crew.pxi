@@ -280,11 +280,18 @@ cdef class _Crew(_Leadership):
             left = len(self.unread)
             while left > 0 and self.unread:
                 left -= 1
-                stream = self.unread.popleft()
-                (<FrameStream>stream).queued = False
-                if not self.turn(<FrameStream>stream, lead):
+                if not self.turn_of_next(lead):
                     return 0
         return 0
+
+    cdef bint turn_of_next(self, Lead *lead) except -1:
+        """Serve who waits longest; return whether this thread still leads.
+
+        Not part of `lead_on`, whose variables would keep the connection while it waits.
+        """
+        cdef FrameStream stream = <FrameStream>self.unread.popleft()
+        stream.queued = False
+        return self.turn(stream, lead)
 
     cdef int recover(self) except -1:
         """Go on where an allocation has failed, which may have been anywhere."""

@@ -18,7 +18,7 @@ import both_ways
 import pysock
 from both_ways import also_over_tls, over_both
 from conftest import posix, unix
-from gate import HERE, Gate, clients, frame, served, serving, unconnected
+from gate import HERE, Gate, clients, frame, served, serving, unconnected, write
 from peers import LONG, PROMPT, SHORT, background, until
 
 transport = both_ways.transport
@@ -323,6 +323,23 @@ def test_nothing_is_left_of_a_server_that_was_stopped() -> None:
     gc.collect()
     assert [one() for one in left] == [None, None]
     assert not connections
+
+
+@over_both
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_running_server_keeps_nobody_who_has_gone(workers: int) -> None:
+    """K: not even the one that it served last, of a pipeline that took more than a turn."""
+    connections: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def handler(message: bytes, connection: pysock.Connection) -> bytes | None:
+        connections.add(connection)
+        return message if message == b"last" else None
+
+    with serving(handler, workers=workers) as server:
+        with clients(server, 1) as (peer,):
+            write(peer, frame(b"m") * 1000 + frame(b"last"))
+            assert peer.recv() == b"last"
+        until(lambda: gc.collect() is not None and not connections)
 
 
 # ------------------------------------------------------------ more than one listener
