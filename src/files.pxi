@@ -1,5 +1,8 @@
 # One frame out of a file, or into one, in constant memory; a stop in mid-frame is resumed.
 
+from cpython.buffer cimport PyBUF_READ
+from cpython.memoryview cimport PyMemoryView_FromMemory
+
 
 cdef enum:
     FILE_PART = 256 * 1024    # read at a time where the system does not copy by itself
@@ -14,6 +17,9 @@ cdef bytes read_part(file, offset, n):
         if not more:
             break
         data += more
+    if len(data) > n:
+        raise OSError(
+            f"{type(file).__name__}.read() gave {len(data)} bytes, expected {n} at most")
     return bytes(data)
 
 
@@ -30,10 +36,25 @@ cdef int descriptor_of(file) except? -1:
     return descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else -1
 
 
-cdef Py_ssize_t write_some(file, view) except -1:
-    """Write to *file*; return how much it took, which only raw files tell."""
-    written = file.write(view)
-    return len(view) if written is None else written
+cdef bint keeps_no_view(file):
+    """Whether its write() is the interpreter's own, which lets go of what it is given."""
+    raw = file.raw if type(file) in (io.BufferedWriter, io.BufferedRandom) else file
+    return type(raw) in (io.FileIO, io.BytesIO)
+
+
+cdef Py_ssize_t write_some(file, data) except -1:
+    """Write to *file*; return how much it took, a byte at least."""
+    cdef Py_ssize_t n = len(data), written
+    told = file.write(data)
+    if told is None:
+        if isinstance(file, io.RawIOBase):
+            raise BlockingIOError(
+                errno.EAGAIN, f"{type(file).__name__} takes nothing now: it has to block")
+        return n  # it takes all, and does not tell
+    written = told
+    if not 0 < written <= n:
+        raise OSError(f"{type(file).__name__}.write() returned {written} for {n} bytes")
+    return written
 
 
 cdef class _Files(_Sender):
@@ -223,11 +244,16 @@ cdef class _Files(_Sender):
 
     cdef int to_file(self, file, Py_ssize_t n) except -1:
         """Write the next *n* bytes of the buffer; what is not written stays there."""
-        view = PyMemoryView_FromMemory(self.buf + self.start, n, PyBUF_READ)
-        try:
-            n = write_some(file, view)
-        finally:
-            view.release()
+        cdef char *p = self.buf + self.start
+        if keeps_no_view(file):
+            view = PyMemoryView_FromMemory(p, n, PyBUF_READ)
+            try:
+                n = write_some(file, view)
+            finally:
+                view.release()
+        else:
+            # A slice of a view would outlive it, and show what comes into the buffer next.
+            n = write_some(file, PyBytes_FromStringAndSize(p, n))
         self.file_left -= n
         self.consume(n)
         return 0

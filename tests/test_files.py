@@ -372,6 +372,83 @@ def test_recvfile_takes_a_file_that_writes_less(few_ends):
     assert file.getvalue() == pattern(100_000)
 
 
+class Answering:
+    """A file whose write() takes what it says, whatever that is."""
+
+    def __init__(self, told: Any) -> None:
+        self.told, self.written = told, b""
+
+    def write(self, data: Any) -> Any:
+        if isinstance(self.told, int) and 0 < self.told <= len(data):
+            self.written += data[: self.told]
+        return self.told
+
+
+class AnsweringRaw(Answering, io.RawIOBase):
+    pass
+
+
+@pytest.mark.parametrize("received", [0, 30_000], ids=["at once", "after a recv()"])
+@pytest.mark.parametrize(
+    ("kind", "told", "error", "text"),
+    [
+        (Answering, 0, OSError, r"Answering\.write\(\) returned 0 for \d+ bytes"),
+        (Answering, -1, OSError, "returned -1 for"),
+        (Answering, -5, OSError, "returned -5 for"),
+        (Answering, 1 << 40, OSError, f"returned {1 << 40} for"),
+        (Answering, "all", TypeError, "integer"),
+        (AnsweringRaw, None, BlockingIOError, "AnsweringRaw takes nothing now: it has to bl"),
+    ],
+)
+def test_impossible_answer_of_a_file_loses_nothing(
+    few_ends, kind, told, error, text, received
+):
+    conn, peer, file = few_ends[0].connection(timeout=SHORT), few_ends[1], kind(told)
+    frame = FIELD.encode(pattern(100_000))
+    if received:
+        with background(peer.write, frame[:received]), pytest.raises(TimeoutError):
+            conn.recv()
+    conn.timeout = LONG
+    with background(peer.write, frame[received:] + FIELD.encode(b"next")):
+        for _ in range(2):
+            with pytest.raises(error, match=text):
+                conn.recvfile(file)
+        file.told = 1000
+        with contextlib.suppress(OSError):  # the last of it may be less
+            conn.recvfile(file)
+        file.told = 1
+        assert conn.recvfile(file) == 100_000
+        assert file.written == pattern(100_000)
+        assert conn.recv() == b"next"
+
+
+def test_what_a_file_keeps_does_not_change(few_ends):
+    class Keeping(io.RawIOBase):
+        def __init__(self) -> None:
+            self.kept: list[Any] = []
+
+        def write(self, data: Any) -> int:
+            self.kept.append(data[:])
+            return len(data)
+
+    conn, peer, file = few_ends[0].connection(), few_ends[1], Keeping()
+    with background(peer.write, FIELD.encode(pattern(100_000)) + FIELD.encode(b"x" * 99_000)):
+        assert conn.recvfile(file) == 100_000
+        assert conn.recv() == b"x" * 99_000
+    conn.close()
+    assert b"".join(file.kept) == pattern(100_000)
+
+
+def test_file_that_gives_more_than_it_is_asked_for_is_refused(sender):
+    class Giving(io.BytesIO):
+        def read(self, n: Any = -1) -> bytes:
+            return super().read(n) + b"more" * bool(n)
+
+    conn, _ = sender
+    with pytest.raises(OSError, match=r"Giving.read\(\) gave 104 bytes, expected 100 at most"):
+        conn.sendfile(Giving(pattern(100)))
+
+
 class Full(io.BytesIO):
     """A disk that is full until somebody tidies up."""
 
