@@ -4,10 +4,8 @@ import sys
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport (
-    PyBUF_READ,
     PyBUF_SIMPLE,
     PyBUF_WRITABLE,
-    PyBUF_WRITE,
     PyBuffer_Release,
     PyObject_CheckBuffer,
     PyObject_GetBuffer,
@@ -46,10 +44,15 @@ cdef class Format:
 
     cdef Layout layout
     cdef dict options         # the arguments that differ from their defaults
+    cdef bint at_capacity     # nothing longer can be told, whatever max_frame is
 
     def __cinit__(self, *args, **kwargs):
         if type(self) is Format:
             raise TypeError("Format is the base of the formats: take LengthField or another")
+        if type(self) not in FORMATS:
+            raise TypeError(
+                f"{type(self).__name__} cannot be a format, which are compiled: describe it "
+                "with LengthField or another, or take Raw and cut what comes yourself")
         memset(&self.layout, 0, sizeof(Layout))
 
     cdef int set_up(
@@ -63,6 +66,7 @@ cdef class Format:
             raise ValueError("the length field cannot count a frame without payload")
         if max_frame is ...:
             self.layout.limit = min(DEFAULT_LIMIT, capacity)
+            self.at_capacity = capacity <= DEFAULT_LIMIT
             return 0
         if max_frame is None:
             self.layout.limit = capacity
@@ -76,8 +80,13 @@ cdef class Format:
                     f"that {type(self).__name__} can carry with these options"
                 )
             self.layout.limit = limit
+        self.at_capacity = self.layout.limit == capacity
         self.options["max_frame"] = max_frame
         return 0
+
+    cdef str remedy(self):
+        """What to do about a message that is too long."""
+        return NO_WIDER if self.at_capacity else RAISE_LIMIT
 
     cdef int set_mark(self, bytes value, unsigned char *where, int *size) except -1:
         memcpy(where, PyBytes_AS_STRING(value), len(value))
@@ -101,7 +110,7 @@ cdef class Format:
         if length < 0:
             raise FramingError(f"length {length} is negative")
         if length > self.layout.limit:
-            raise FrameTooLarge(length, self.layout.limit, RAISE_LIMIT)
+            raise FrameTooLarge(length, self.layout.limit, self.remedy())
         n = write_header(&self.layout, length, out)
         if n < 0:
             refuse_message(self, n, length)
@@ -384,7 +393,13 @@ cdef class Raw(Format):
                 "max_frame is 0, expected 1 or more: a raw message is never empty")
 
 
+cdef tuple FORMATS = (
+    LengthField, Varint, Netstring, Decimal, ContentLength, Delimiter, Fixed,
+    MultiprocessingConnection, Raw,
+)
+
 cdef str RAISE_LIMIT = "raise max_frame on both ends, or send it in parts"
+cdef str NO_WIDER = "that is all this format can tell: send it in parts, or take a wider one"
 
 cdef dict REASONS = {
     BELOW_MINIMUM: "the length is below the smallest that a frame can have",
@@ -444,7 +459,7 @@ cdef int refuse_message(Format framing, int outcome, Py_ssize_t length) except -
     """Raise the error for a message that cannot be sent."""
     cdef Layout *lay = &framing.layout
     if outcome == TOO_LARGE:
-        raise FrameTooLarge(length, lay.limit, RAISE_LIMIT)
+        raise FrameTooLarge(length, lay.limit, framing.remedy())
     if outcome == TOO_SHORT:
         why = "it is shorter than the header that this format keeps in the message"
     elif outcome == BAD_MAGIC:

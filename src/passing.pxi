@@ -180,7 +180,7 @@ cdef class _Passing(_Files):
             self.receive_error = 0
             size = sock_record_size(self.reader)
             sock_record_drop(self.reader)
-            raise FrameTooLarge(size, self.format.layout.limit, RAISE_LIMIT)
+            raise FrameTooLarge(size, self.format.layout.limit, self.format.remedy())
         self.drop_rights()
         return _Files.fail_receive(self, error)
 

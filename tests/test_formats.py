@@ -107,6 +107,11 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: Fixed(5, max_frame=6), ValueError, "max_frame is 6.* 5 bytes"),
     (lambda: Raw(max_frame=-1), ValueError, "max_frame is -1"),
     (lambda: Format(), TypeError, "LengthField"),
+    (
+        lambda: type("Own", (Format,), {})(),
+        TypeError,
+        "Own cannot be a format, which are comp",
+    ),
     (lambda: LengthField().replace(colour=1), TypeError, "colour"),
     (lambda: Netstring().replace(width=2), TypeError, "width"),
     (lambda: LengthField(2).replace(max_frame=65536), ValueError, "max_frame is 65536"),
@@ -417,6 +422,18 @@ def test_encode_refuses_what_is_no_buffer(framing_: Format, wrong: Any) -> None:
 
 
 @pytest.mark.case("H14")
+def test_remedy_for_a_long_message_is_one() -> None:
+    long = bytes(1 << 16)
+    for full in (LengthField(2), LengthField(2, max_frame=None), Netstring(max_frame=5)):
+        with pytest.raises(FrameTooLarge) as caught:
+            full.encode(long)
+        widest = isinstance(full, LengthField)
+        assert ("take a wider one" in str(caught.value)) == widest
+        assert ("raise max_frame" in str(caught.value)) != widest
+    with pytest.raises(FrameTooLarge, match="raise max_frame on both ends"):
+        LengthField(2, max_frame=5).encode(long)
+
+
 @pytest.mark.parametrize("framing_", ONE_OF_EACH, ids=repr)
 def test_encode_refuses_a_buffer_with_holes(framing_: Format) -> None:
     """H14"""
