@@ -13,7 +13,7 @@ import sys
 import time
 
 from .systemd import listener
-from .unixpath import bind_and_listen, identity, unlink_if_same
+from .unixpath import Made, bind_and_listen, identity, unlink_if_same
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "AddressLike",
+    "Made",
     "connect",
     "format_peer",
     "identity",
@@ -31,6 +32,7 @@ __all__ = [
     "unlink_if_same",
 ]
 
+_LONGEST = 2e6  # seconds: 23 days, what a socket's settimeout() takes everywhere
 _SCHEMES = ("tcp", "tls", "unix", "udp", "unixgram", "fd")
 _PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path, less the final NUL
 _EXAMPLES = "'tcp://127.0.0.1:8000' or 'unix:///run/me/app.sock'"
@@ -190,7 +192,7 @@ def connect(address: AddressLike, timeout: float | None = None) -> socket.socket
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            share = left / (len(candidates) - index)
+            share = min(left / (len(candidates) - index), _LONGEST)
         try:
             return _connect_one(family, sockaddr, share)
         except OSError as exc:

@@ -59,7 +59,7 @@ class DatagramClient(DatagramSocket):
     """
 
     _temporary: str | None = None
-    _bound: tuple[str, tuple[int, int]] | None = None
+    _bound: dgramsocket.Made | None = None
     _target: Any = None
     _connects = False
     _pid = 0
@@ -123,7 +123,7 @@ class DatagramClient(DatagramSocket):
         except OSError as exc:
             raise _explained(exc, f"cannot receive at {here or 'a Unix path'}") from None
         if here is not None and here.path and not here.abstract:
-            self._bound = here.path, dgramsocket.identity(here.path)
+            self._bound = dgramsocket.identity(here.path)
         try:
             self._connect(sock)
         except OSError:
@@ -258,7 +258,7 @@ class DatagramClient(DatagramSocket):
         if self._pid != os.getpid():
             return  # they are the parent's
         if self._bound is not None:
-            dgramsocket.unlink_if_same(*self._bound)
+            dgramsocket.unlink_if_same(self._bound)
             self._bound = None
         if self._temporary is not None:
             dgramsocket.remove_temporary(self._temporary)

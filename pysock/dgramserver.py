@@ -127,7 +127,7 @@ class DatagramServer(Runner):
         self._counting = threading.RLock()  # a signal's handler may ask for `stats`
         self._counted: DatagramLoop | None = None
         self._seldom = Seldom(logger)
-        self._made: tuple[int, int] | None = None
+        self._made: dgramsocket.Made | None = None
         self.socket, self.address = self._open(address, reuse_port, broadcast, interface)
         try:
             self._tune(groups, interface, receive_buffer)
@@ -229,7 +229,7 @@ class DatagramServer(Runner):
         if loop is not None:
             loop.abandon()
         if self._made is not None and self._pid == os.getpid():
-            dgramsocket.unlink_if_same(self.address.path, self._made)
+            dgramsocket.unlink_if_same(self._made)
             self._made = None
         self.socket.close()
 

@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Iterable
 
 from .address import Address, AddressLike, parse
-from .unixpath import bind_private, identity, unlink_if_same
+from .unixpath import Made, bind_private, identity, unlink_if_same
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
+    "Made",
     "bound",
     "check",
     "identity",
@@ -163,7 +164,7 @@ def serving(
     reuse_port: bool,
     broadcast: bool,
     interface: str | int | None = None,
-) -> tuple[socket.socket, tuple[int, int] | None]:
+) -> tuple[socket.socket, Made | None]:
     """Return a socket that receives at *target*, and the identity of a path it made.
 
     Raises:

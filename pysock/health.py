@@ -21,7 +21,15 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 
-from .address import Address, AddressLike, identity, listen, parse, unlink_if_same
+from .address import (
+    Address,
+    AddressLike,
+    Made,
+    identity,
+    listen,
+    parse,
+    unlink_if_same,
+)
 from .waker import Waker
 
 TYPE_CHECKING = False  # typing itself is slow to import
@@ -58,7 +66,7 @@ class HealthServer:
     """
 
     def __init__(self, address: AddressLike | socket.socket, stats: Stats) -> None:
-        self._path_identity = None
+        self._path_identity: Made | None = None
         if isinstance(address, socket.socket):
             self._listener = address
             self._listener.setblocking(False)
@@ -71,6 +79,7 @@ class HealthServer:
             self.address = _address_of(self._listener)
             if given.path and not given.abstract:
                 self._path_identity = identity(given.path)
+                self._made_by = os.getpid()
         self._stats = stats
         self._visits: dict[_Visit, None] = {}  # the oldest first
         self._thread: threading.Thread | None = None
@@ -103,9 +112,9 @@ class HealthServer:
             self._waker.wake()
             self._thread.join()
             self._waker.close()
-        if self._path_identity is not None:
+        if self._path_identity is not None and self._made_by == os.getpid():
             # While the listener is open: its inode's number cannot be another's.
-            unlink_if_same(self.address.path, self._path_identity)
+            unlink_if_same(self._path_identity)
         self._listener.close()
 
     def __enter__(self) -> Self:

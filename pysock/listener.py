@@ -124,7 +124,7 @@ class Listener:
         """Close the listener, and remove the Unix path that it made."""
         if self._identity is not None and self._made_by == os.getpid():
             # While it is open: its inode's number cannot be another's.
-            unlink_if_same(self.address.path, self._identity)
+            unlink_if_same(self._identity)
             self._identity = None
         self.sock.close()
 

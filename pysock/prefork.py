@@ -24,12 +24,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from .address import identity
+from .address import Made, identity
 from .listener import Listener, open_listeners
 from .loading import CannotStart, Loader
 from .server import Server
 from .systemd import notify
-from .worker import CUT, FAILED, MARGIN, READY, Made, Signals, fork, work, work_alone
+from .worker import CUT, FAILED, MARGIN, READY, Signals, fork, work, work_alone
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class _Master:
         for listener in self._listeners:
             address = listener.address
             if address.path and not (address.abstract or listener.shared):
-                self._made.append((os.path.abspath(address.path), identity(address.path)))
+                self._made.append(identity(address.path))
         self._try_options()
 
     def _try_options(self) -> None:

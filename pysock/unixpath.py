@@ -19,7 +19,10 @@ from collections.abc import Iterator
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["bind_and_listen", "bind_private", "identity", "unlink_if_same"]
+__all__ = ["Made", "bind_and_listen", "bind_private", "identity", "unlink_if_same"]
+
+Made = tuple[str, int, int]
+"""The absolute path of a file that was made, its device and its number there."""
 
 _umask_lock = threading.Lock()
 
@@ -43,18 +46,20 @@ def bind_private(sock: socket.socket, path: str) -> None:
         _bind_or_replace(sock, path)
 
 
-def identity(path: str) -> tuple[int, int]:
+def identity(path: str) -> Made:
     """Return what tells the file at *path* from any later one of the same name."""
+    path = os.path.abspath(path)  # the program may go to another folder
     info = os.lstat(path)
-    return info.st_dev, info.st_ino
+    return path, info.st_dev, info.st_ino
 
 
-def unlink_if_same(path: str, made: tuple[int, int]) -> bool:
-    """Remove *path* if it is still the file that `identity` saw; return whether it was.
+def unlink_if_same(made: Made) -> bool:
+    """Remove the file that `identity` saw, if it is still there; return whether it was.
 
     Call it before the listening socket is closed: until then the system cannot give
     the file's number to another.
     """
+    path = made[0]
     with _alone_at(path):
         try:
             if identity(path) != made:

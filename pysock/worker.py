@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
-from .address import unlink_if_same
+from .address import Made, unlink_if_same
 from .loading import CannotStart, Loader
 from .server import Server
 from .waker import Waker
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Self
 
-__all__ = ["CUT", "FAILED", "MARGIN", "READY", "Made", "Signals", "fork", "work", "work_alone"]
+__all__ = ["CUT", "FAILED", "MARGIN", "READY", "Signals", "fork", "work", "work_alone"]
 
 logger = logging.getLogger("pysock.prefork")
 
@@ -42,8 +42,6 @@ READY, FAILED, CUT = b"+", b"-", b"!"  # what is said between master and worker
 MARGIN = 1.0  # seconds for a server's own end, after the drain
 ORPHAN_DRAIN = 5.0  # the longest drain of a worker whose master is dead
 _FLUSHING = 5  # seconds, whole ones, for a worker's last output
-
-Made = tuple[str, tuple[int, int]]  # a Unix path, and what it is identified by
 
 
 class Signals:
@@ -328,9 +326,9 @@ def work_alone(
 
 
 def _remove(made: list[Made]) -> None:
-    for path, identity in made:
+    for each in made:
         with contextlib.suppress(OSError):
-            unlink_if_same(path, identity)
+            unlink_if_same(each)
 
 
 @contextlib.contextmanager

@@ -315,6 +315,15 @@ def test_unix_path_is_removed_by_who_made_it(tmp_path):
     assert path.exists()
 
 
+@unix
+def test_unix_path_goes_after_a_change_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with HealthServer("unix:health", dict):
+        monkeypatch.chdir("other")
+    assert not (tmp_path / "health").exists()
+
+
 @linux
 def test_abstract_address(tmp_path):
     name = f"unix:@pysock-{tmp_path}"

@@ -398,6 +398,22 @@ def test_restart_on_the_same_path_after_a_kill(tmp_path: Any) -> None:
             pysock.Server(path, bytes.upper)
 
 
+@unix
+def test_paths_go_after_a_change_of_the_folder(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with (
+        pysock.Server("unix:s", bytes.upper, health="unix:h"),
+        pysock.DatagramServer("unixgram:d", bytes.upper),
+        pysock.DatagramClient(bind="unixgram:c"),
+    ):
+        assert sorted(os.listdir(tmp_path)) == ["c", "d", "h", "other", "s"]
+        monkeypatch.chdir("other")
+    assert os.listdir(tmp_path) == ["other"]
+
+
 @pytest.mark.case("L05", "L06")
 def test_accept_survives_running_out_of_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

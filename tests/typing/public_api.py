@@ -163,7 +163,7 @@ def addresses() -> None:
         assert_type(connect(form, timeout=10), socket.socket)
     assert_type(listen(":8000", backlog=10), socket.socket)
     assert_type(format_peer(("127.0.0.1", 80)), str)
-    assert_type(unlink_if_same("/run/a", identity("/run/a")), bool)
+    assert_type(unlink_if_same(identity("/run/a")), bool)
     assert_type(is_local(("127.0.0.1", 80)), bool)
     assert_type((address.scheme, address.host, address.port), tuple[str, str, int])
     assert_type((address.path, address.fd), tuple[str, int])
