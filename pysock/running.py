@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Any, NoReturn, Self
 
     from .workers import Workers
 
@@ -30,6 +31,7 @@ class Run:
         self.thread = thread  # that was started for it
         self.serving = serving  # the thread that serves, which cannot wait
         self.loop: Any = None
+        self.process = os.getpid()  # a child has no part in it
         self.deadlines: list[float] = []  # one for each call of `stop`
         self.ended = False
         self._gate = threading.Lock()
@@ -59,6 +61,11 @@ class Runner:
     def _make_loop(self, deadlines: list[float], once: bool) -> Workers:
         """Return what serves from now to the last of the *deadlines*."""
         raise NotImplementedError
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"cannot copy or pickle a {type(self).__name__}, which holds what is open here"
+        )
 
     def fileno(self) -> int:
         """Return the descriptor that is waited on, -1 once it is closed."""
@@ -150,7 +157,7 @@ class Runner:
         if drain != drain:
             raise ValueError("drain is not a number, expected seconds")
         run = self._run
-        if run is None:
+        if run is None or run.process != os.getpid():
             return
         if not run.ended:
             run.deadlines.append(time.monotonic() + drain)

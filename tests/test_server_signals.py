@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,35 @@ def close(connection: Any) -> None:
 def collect(connection: Any) -> None:
     del connection
     gc.collect()
+
+
+LEFT = """
+import os, sys, warnings
+import pysock
+warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork, from 3.12 on
+name, way = sys.argv[1:]
+
+with (
+    pysock.Server(f"unix:{name}-s", bytes.upper, health=f"unix:{name}-h").start() as server,
+    pysock.DatagramServer(f"unixgram:{name}-d", bytes.upper).start() as datagrams,
+):
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+        assert pysock.Client(server.address).request(b"a") == b"A"
+        with pysock.DatagramClient(datagrams.address) as client:
+            assert client.request(b"b") == b"B"
+        assert os.path.exists(f"{name}-h")
+    elif way == "stop":
+        server.stop(), datagrams.stop(), server.shutdown()
+        os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("way", ["leave", "stop"])
+def test_child_leaves_its_parents_servers_alone(tmp_path: Path, way: str) -> None:
+    """And does not wait for threads that it has not."""
+    assert run_python(LEFT, str(tmp_path / "at"), way) == ""
 
 
 @pytest.mark.case("S04")
