@@ -20,7 +20,13 @@ from .limits import LIMITS, Limits, Seldom, default_workers, raise_descriptor_li
 from .listener import open_listeners
 from .loop import Loop
 from .running import Runner
-from .session import ServerConnection, Session, counted, wants_connection
+from .session import (
+    ServerConnection,
+    Session,
+    check_session,
+    counted,
+    wants_connection,
+)
 
 TYPE_CHECKING = False  # typing itself is slow to import
 if TYPE_CHECKING:
@@ -146,6 +152,8 @@ class Server(Runner):
         }
         self._sessions = isinstance(handler, type) and issubclass(handler, Session)
         self._acts = type(self).service_actions is not Server.service_actions
+        if self._sessions:
+            check_session(handler)
         self._pass_connection = not self._sessions and wants_connection(handler)
         self.workers = default_workers() if workers is None else workers
         self.max_connections = self._room(max_connections)

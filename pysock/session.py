@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ServerConnection",
     "Session",
+    "check_session",
     "counted",
     "explain_failure",
     "hold",
@@ -178,6 +179,23 @@ def counted(connection: ServerConnection) -> dict[str, int]:
     }
 
 
+def check_session(make: Any) -> None:
+    """Refuse a session that no thread could run.
+
+    Raises:
+        TypeError: a method of it is async.
+    """
+    for name in ("setup", "handle", "finish"):
+        _check_plain(getattr(make, name), f"{make.__qualname__}.{name}()")
+
+
+def _check_plain(function: object, name: str) -> None:
+    import inspect
+
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} is async: expected a plain function, it may block")
+
+
 def wants_connection(handler: Callable[..., Any]) -> bool:
     """Whether *handler* has a second parameter without a default.
 
@@ -187,8 +205,8 @@ def wants_connection(handler: Callable[..., Any]) -> bool:
     import inspect
 
     name = getattr(handler, "__qualname__", repr(handler))
-    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
-        raise TypeError(f"handler {name} is async: expected a plain function, it may block")
+    _check_plain(handler, f"handler {name}")
+    _check_plain(type(handler).__call__, f"handler {name}")
     if isinstance(handler, type) and not issubclass(handler, bytes | bytearray):
         raise TypeError(f"handler {name} is a class: derive it from pysock.Session")
     try:

@@ -289,6 +289,21 @@ class NoSession:
         pass
 
 
+class AsyncCall:
+    async def __call__(self, message: bytes) -> bytes:
+        return message
+
+
+class AsyncSession(pysock.Session):
+    async def handle(self) -> None:  # type: ignore[override]
+        pass
+
+
+class AsyncSetup(pysock.Session):
+    async def setup(self) -> None:  # type: ignore[override]
+        pass
+
+
 @pytest.mark.parametrize(
     ("handler", "text"),
     [
@@ -296,6 +311,9 @@ class NoSession:
         (three_parameters, "cannot be called with a message"),
         (named_parameter, "cannot be called with a message"),
         (coroutine, "is async"),
+        (AsyncCall(), "is async"),
+        (AsyncSession, r"AsyncSession\.handle\(\) is async"),
+        (AsyncSetup, r"AsyncSetup\.setup\(\) is async"),
         (NoSession, "derive it from pysock.Session"),
         (b"bytes", "expected a function"),
     ],
