@@ -405,6 +405,6 @@ def explain(exc: BaseException, server_side: bool) -> str:
         text = f"the {peer}'s certificate is refused: {exc.verify_message.rstrip('.')}"
         advice = _ADVICE.get(exc.verify_code)
         return f"{text}; {advice.format(**words)}" if advice else text
-    ended = isinstance(exc, ssl.SSLEOFError | ConnectionError)
+    ended = isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionError)
     told = _EOF if ended else _FAILURES.get(getattr(exc, "reason", ""))
     return told.format(**words) if told else f"TLS with the {peer} failed: {exc}"

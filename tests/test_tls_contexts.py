@@ -413,6 +413,11 @@ def test_peer_that_goes_away(certs, data, server_side):
     assert said(ConnectionResetError("gone"), server_side) == told
 
 
+def test_server_that_takes_its_leave_before_it_has_greeted(certs):
+    failure = answered(certs, False, b"\x15\3\1\0\2\1\0")
+    assert said(failure).startswith("the server closed the connection in the midst of TLS: ")
+
+
 def test_failure_of_another_kind_is_told_as_it_is(certs):
     assert tls.explain(TimeoutError("timed out {x}"), False) == (
         "TLS with the server failed: timed out {x}"
