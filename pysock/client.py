@@ -11,7 +11,7 @@ import threading
 import time
 
 from .address import Address, AddressLike, connect, format_peer, is_local, parse
-from .connection import Connection, check_options, keeps_records, send_at_once
+from .connection import Connection, check_limit, check_options, keeps_records, send_at_once
 from .errors import ConnectionClosed
 from .framing import Format, LengthField, _Tls
 
@@ -86,10 +86,7 @@ class Client(Connection):
             raise ValueError("reconnect=True needs an address, not sock=")
         self.address = None if address is None else parse(address)
         check_options(framing, timeout, spin, linger, keepalive)
-        if connect_timeout is not None and not connect_timeout > 0:
-            raise ValueError(
-                f"connect_timeout is {connect_timeout}, expected seconds above 0, or None"
-            )
+        check_limit("connect_timeout", connect_timeout)
         self.connect_timeout = connect_timeout
         self._context = _client_context(self.address, tls, server_hostname)
         self._server_hostname = server_hostname

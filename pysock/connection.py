@@ -184,11 +184,10 @@ def check_options(
             f"framing is a {type(framing).__name__}, expected a format, "
             "as LengthField() or formats.named('netstring')"
         )
-    for name, value in (("timeout", timeout), ("spin", spin), ("linger", linger)):
-        if not isinstance(value, int | float | None):
+    check_timeout(timeout)
+    for name, value in (("spin", spin), ("linger", linger)):
+        if not isinstance(value, int | float):
             raise TypeError(f"{name} is a {type(value).__name__}, expected seconds")
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout is {timeout}, expected seconds of 0 or more, or None")
     if not spin >= 0:
         raise ValueError(f"spin is {spin}, expected seconds of 0 or more")
     if not 0 <= linger < math.inf:
@@ -199,6 +198,22 @@ def check_options(
         raise ValueError(
             f"keepalive is {keepalive!r}, expected (idle seconds, interval seconds, count)"
         )
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Refuse what is no time to wait."""
+    if not isinstance(timeout, int | float | None):
+        raise TypeError(f"timeout is a {type(timeout).__name__}, expected seconds or None")
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout is {timeout}, expected seconds of 0 or more, or None")
+
+
+def check_limit(name: str, seconds: float | None) -> None:
+    """Refuse what is no time that something may take."""
+    if not isinstance(seconds, int | float | None):
+        raise TypeError(f"{name} is a {type(seconds).__name__}, expected seconds or None")
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"{name} is {seconds}, expected seconds above 0, or None")
 
 
 def wait(connections: Iterable[Waited], timeout: float | None = None) -> list[Waited]:
@@ -214,6 +229,7 @@ def wait(connections: Iterable[Waited], timeout: float | None = None) -> list[Wa
     Returns:
         A list in the order given; empty when the time was over.
     """
+    check_timeout(timeout)
     watched = list(dict.fromkeys(connections))
     deadline = None if timeout is None else time.monotonic() + timeout
     ready = [connection for connection in watched if connection._ready()]

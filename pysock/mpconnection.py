@@ -16,7 +16,7 @@ import time
 
 from .address import AddressLike, connect, format_peer, is_local, parse
 from .challenge import LONGEST, Handshake, check_key
-from .connection import Connection, check_options, selector_of_any
+from .connection import Connection, check_limit, check_options, selector_of_any
 from .errors import AuthenticationError, ConnectionClosed, FramingError
 from .formats import MULTIPROCESSING
 from .framing import Format, MultiprocessingConnection
@@ -72,7 +72,7 @@ def Client(  # as multiprocessing.connection calls it
     """
     target = parse(address)
     _check(target.scheme, authkey, framing, timeout, linger, keepalive)
-    _check_limit("connect_timeout", connect_timeout)
+    check_limit("connect_timeout", connect_timeout)
     began = time.monotonic()
     sock = connect(target, connect_timeout)
     try:
@@ -139,7 +139,7 @@ class Listener:
     ) -> None:
         scheme = "" if isinstance(address, socket.socket) else parse(address).scheme
         _check(scheme, authkey, framing, timeout, linger, keepalive)
-        _check_limit("handshake_timeout", handshake_timeout)
+        check_limit("handshake_timeout", handshake_timeout)
         self._authkey, self._legacy = authkey, legacy
         self._limit = handshake_timeout
         self._framing = framing
@@ -448,11 +448,6 @@ def _check(
     check_options(framing, timeout, 0.0, linger, keepalive)
     if not isinstance(framing, MultiprocessingConnection):
         raise ValueError(f"framing is {framing!r}, expected formats.MULTIPROCESSING")
-
-
-def _check_limit(name: str, seconds: float | None) -> None:
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"{name} is {seconds}, expected seconds above 0, or None")
 
 
 def _check_way(address: Any, insecure: bool) -> None:

@@ -33,6 +33,9 @@ cdef class Decoder:
     def __cinit__(self, Format framing not None):
         self.framing = framing
 
+    def __reduce__(self):
+        raise TypeError("cannot copy or pickle a Decoder, which may be in mid-message")
+
     def __dealloc__(self):
         PyMem_RawFree(self.buf)
 

@@ -2,6 +2,11 @@
 
 import socket as _socket
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 
 cdef class _Descriptors:
     """Two pipe ends as one stream: read from one, write to the other."""
@@ -16,6 +21,12 @@ cdef class _Descriptors:
         self.writer = writer if isinstance(writer, int) else writer.fileno()
         self.reader_owner = None if isinstance(reader, int) else reader
         self.writer_owner = None if isinstance(writer, int) else writer
+
+    cdef int check(self) except -1:
+        """Refuse what cannot be read from, or written to."""
+        check_descriptor("reader", self.reader, os.O_WRONLY, "writing")
+        check_descriptor("writer", self.writer, os.O_RDONLY, "reading")
+        return 0
 
     def fileno(self):
         return self.reader
@@ -43,6 +54,21 @@ cdef class _Descriptors:
 
     def __repr__(self):
         return f"<descriptors {self.reader}, {self.writer}>"
+
+
+cdef int check_descriptor(str name, int number, int wrong, str only) except -1:
+    """Refuse a descriptor that is not open, or not for what it is to do."""
+    if fcntl is None:
+        os.fstat(number)  # Windows does not tell what it is open for
+        return 0
+    try:
+        mode = fcntl.fcntl(number, fcntl.F_GETFL)
+    except OSError as exc:
+        raise OSError(exc.errno, f"{name} is descriptor {number}: {exc.strerror}") from None
+    if mode & os.O_ACCMODE == wrong:
+        raise ValueError(
+            f"{name} is descriptor {number}, open for {only} only: are the two swapped?")
+    return 0
 
 
 cdef int close_descriptor(int number, owner) except -1:

@@ -61,6 +61,8 @@ cdef class _Options(_Viewer):
 
     @spin.setter
     def spin(self, value):
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"spin is a {type(value).__name__}, expected seconds")
         if not value >= 0:
             raise ValueError(f"spin is {value}, expected seconds of 0 or more")
         self.spinning = value

@@ -33,8 +33,14 @@ cdef class FrameStream(_Options):
             reader: descriptor, or file, to read from.
             writer: descriptor, or file, to write to.
             args: as for the class, from *framing* on.
+
+        Raises:
+            OSError: one of them is not open.
+            ValueError: one of them is open for the other direction only.
         """
-        return cls(_Descriptors(reader, writer), *args, **kwargs)
+        cdef _Descriptors ends = _Descriptors(reader, writer)
+        ends.check()
+        return cls(ends, *args, **kwargs)
 
     # ------------------------------------------------------------ receiving
 

@@ -1,8 +1,8 @@
 # Bytes over one socket, two pipe ends or a foreign object: system calls that never block
 # with the GIL, waits with a deadline, turns between threads, and waking who sleeps.
 
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.memoryview cimport PyMemoryView_FromMemory
 cdef extern from "Python.h":
     ctypedef struct PyThreadState:
         pass
@@ -26,6 +26,7 @@ cdef enum:
     LONG_CALL = 128 * 1024    # a system call that may copy more lets other threads run
     IOV_MOST = 64             # pieces in one system call
     FORESEEN = 7              # receives that sleep at once, behind one that found nothing
+    FOREIGN_PART = 256 * 1024  # given to a foreign object at a time
 
 
 # Counts forks: a stream from before the last one belongs to the parent.
@@ -68,6 +69,8 @@ cdef double seconds_or_none(value) except -2:
     cdef double seconds
     if value is None:
         return NO_LIMIT
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"timeout is a {type(value).__name__}, expected seconds or None")
     seconds = value
     if not seconds >= 0:
         raise ValueError(f"timeout is {value}, expected seconds of 0 or more, or None")
@@ -178,6 +181,10 @@ cdef class _Transport:
 
     def __dealloc__(self):
         self.release_wake()
+
+    def __reduce__(self):
+        raise TypeError(
+            f"cannot copy or pickle a {type(self).__name__}, which holds what is open here")
 
     cdef void release_wake(self) noexcept:
         with cython.critical_section(self):
@@ -610,24 +617,19 @@ cdef class _Transport:
         return sent
 
     cdef Py_ssize_t foreign_receive(self, char *p, Py_ssize_t n, Deadline *until) except? -1:
+        # Into memory of its own, which a slice that is kept may go on to show.
+        cdef bytearray came = PyByteArray_FromStringAndSize(NULL, min(n, FOREIGN_PART))
         cdef Py_ssize_t got
         self.set_foreign_limit(until)
-        view = PyMemoryView_FromMemory(p, n, PyBUF_WRITE)
-        try:
-            got = self.sock.recv_into(view)
-        finally:
-            view.release()
-        return self.possible("recv_into", got, n)
+        with memoryview(came) as view:
+            got = self.possible("recv_into", self.sock.recv_into(view), len(view))
+        memcpy(p, PyByteArray_AS_STRING(came), got)
+        return got
 
     cdef Py_ssize_t foreign_send(self, char *p, Py_ssize_t n, Deadline *until) except? -1:
-        cdef Py_ssize_t sent
+        n = min(n, FOREIGN_PART)
         self.set_foreign_limit(until)
-        view = PyMemoryView_FromMemory(p, n, PyBUF_READ)
-        try:
-            sent = self.sock.send(view)
-        finally:
-            view.release()
-        return self.possible("send", sent, n)
+        return self.possible("send", self.sock.send(PyBytes_FromStringAndSize(p, n)), n)
 
     cdef Py_ssize_t possible(self, str method, Py_ssize_t got, Py_ssize_t n) except -1:
         """What a foreign object's method has returned, if it may be so for *n* bytes."""

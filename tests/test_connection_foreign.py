@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peers import SHORT
+from peers import SHORT, pattern
 from pysock import Connection, IncompleteFrame, LengthField, recv_exactly
 
 
@@ -74,6 +74,42 @@ def test_what_is_no_number_is_refused(wrong: Any, error: type[Exception]) -> Non
             conn.recv()
         with pytest.raises(error):
             conn.send(b"hello")
+
+
+class Keeper:
+    """Keeps what it was given, and the memory that it was to fill."""
+
+    def __init__(self, came: bytes) -> None:
+        self.came, self.kept = came, list[Any]()
+
+    def recv_into(self, buffer: memoryview) -> int:
+        n = min(len(buffer), len(self.came))
+        buffer[:n] = self.came[:n]
+        self.came = self.came[n:]
+        self.kept.append(buffer[:n])
+        return n
+
+    def send(self, data: Any) -> int:
+        self.kept.append(memoryview(data)[: 1 << 17])
+        return len(self.kept[-1])
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("size", [5, 1_000_000])
+def test_what_it_keeps_does_not_change(size: int) -> None:
+    data = pattern(size)
+    stream = LengthField().encode(data) + LengthField().encode(b"x" * size)
+    keeper = Keeper(stream)
+    with Connection(keeper, linger=0.0) as conn:
+        assert [conn.recv(), conn.recv()] == [data, b"x" * size]
+    for each in keeper.kept:
+        each[:] = bytes(len(each))  # nobody else's memory
+    keeper = Keeper(b"")
+    with Connection(keeper, linger=0.0) as conn:
+        conn.send_many([data, b"x" * size])
+    assert b"".join(keeper.kept) == stream
 
 
 @pytest.mark.case("Z07")

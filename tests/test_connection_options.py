@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import gc
 import math
 import os
+import pickle
 import socket
 import warnings
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 import peers
+import pysock
 from conftest import linux, pipes, posix, unix
 from peers import LONG, SHORT, Task, background, linked, pattern, run_python, until
 from pysock import Client, Connection
@@ -56,6 +59,9 @@ BAD_OPTIONS = [
     ({"timeout": "1"}, TypeError),
     ({"spin": -1e-9}, ValueError),
     ({"spin": math.nan}, ValueError),
+    ({"spin": None}, TypeError),
+    ({"linger": None}, TypeError),
+    ({"linger": "1"}, TypeError),
     ({"linger": -1}, ValueError),
     ({"linger": math.nan}, ValueError),
     ({"linger": math.inf}, ValueError),
@@ -94,6 +100,45 @@ def test_bad_option_is_refused_before_connecting(options, error):
 
 
 @pytest.mark.case("P10")
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [(0, ValueError), (-1, ValueError), (math.nan, ValueError)]
+    + [("1", TypeError), (b"1", TypeError)],
+)
+def test_limit_for_connecting_is_checked(limit, error):
+    with pytest.raises(error, match="connect_timeout is .*, expected seconds"):
+        Client("tcp://127.0.0.1:1", connect_timeout=limit)
+
+
+@pytest.mark.parametrize("limit", [1e30, math.inf, None])
+def test_limit_for_connecting_may_be_longer_than_any_socket_waits(limit):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Client(listener.getsockname(), connect_timeout=limit).close()
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [(-1, ValueError), (math.nan, ValueError), ("1", TypeError)]
+)
+def test_wait_checks_its_timeout(paired_ends, timeout, error):
+    with pytest.raises(error, match="timeout is .*, expected seconds"):
+        pysock.wait([paired_ends[0].connection()], timeout)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_holds_something_open_is_not_copied(paired_ends, way):
+    conn = paired_ends[0].connection()
+    with (
+        pysock.Server("127.0.0.1:0", bytes.upper) as server,
+        pysock.DatagramServer("udp://127.0.0.1:0", bytes.upper) as datagrams,
+        pysock.DatagramClient(datagrams.address) as client,
+    ):
+        for each in (conn, server, datagrams, client, FIELD.decoder()):
+            kind = type(each).__name__
+            with pytest.raises(TypeError, match=f"cannot copy or pickle a {kind}, which"):
+                way(each)
+
+
+@pytest.mark.case("P10")
 def test_attributes_are_checked_as_the_arguments_are(paired_ends):
     """P10"""
     conn = paired_ends[0].connection(timeout=3, spin=0.001)
@@ -102,6 +147,8 @@ def test_attributes_are_checked_as_the_arguments_are(paired_ends):
         ("timeout", math.nan, ValueError),
         ("timeout", "1", TypeError),
         ("spin", -1, ValueError),
+        ("spin", "1", TypeError),
+        ("spin", None, TypeError),
         ("framing", None, TypeError),
     ]:
         with pytest.raises(error):
@@ -372,6 +419,39 @@ def test_detach_of_pipes_gives_their_descriptors(tmp_path):
 
 
 @unix
+@posix
+def test_ends_of_pipes_are_checked_at_once():
+    reader, writer = os.pipe()
+    spare, gone = os.pipe()
+    for number in (spare, gone):
+        os.close(number)
+    try:
+        for ends, error, text in [
+            (
+                (writer, reader),
+                ValueError,
+                f"reader is descriptor {writer}, open for writing on",
+            ),
+            (
+                (reader, reader),
+                ValueError,
+                f"writer is descriptor {reader}, open for reading on",
+            ),
+            ((reader, gone), OSError, f"writer is descriptor {gone}: "),
+            ((gone, writer), OSError, f"reader is descriptor {gone}: "),
+            ((-1, writer), ValueError, "negative"),
+        ]:
+            with pytest.raises(error, match=text):
+                Connection.from_fds(*ends)
+        with Connection.from_fds(reader, writer) as conn:
+            conn.send(b"x")
+            assert conn.recv() == b"x"
+    finally:
+        for number in (reader, writer):
+            with contextlib.suppress(OSError):
+                os.close(number)
+
+
 def test_pipes_may_be_given_as_files():
     (reader, to_it), (from_it, writer) = os.pipe(), os.pipe()
     conn = Connection.from_fds(os.fdopen(reader, "rb", 0), os.fdopen(writer, "wb", 0))
