@@ -421,7 +421,6 @@ def test_encode_refuses_what_is_no_buffer(framing_: Format, wrong: Any) -> None:
         framing_.encode(wrong)
 
 
-@pytest.mark.case("H14")
 def test_remedy_for_a_long_message_is_one() -> None:
     long = bytes(1 << 16)
     for full in (LengthField(2), LengthField(2, max_frame=None), Netstring(max_frame=5)):
@@ -434,6 +433,7 @@ def test_remedy_for_a_long_message_is_one() -> None:
         LengthField(2, max_frame=5).encode(long)
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize("framing_", ONE_OF_EACH, ids=repr)
 def test_encode_refuses_a_buffer_with_holes(framing_: Format) -> None:
     """H14"""

@@ -15,6 +15,7 @@ import pysock
 from pysock.address import (
     Address,
     AddressLike,
+    Made,
     connect,
     format_peer,
     identity,
@@ -163,7 +164,8 @@ def addresses() -> None:
         assert_type(connect(form, timeout=10), socket.socket)
     assert_type(listen(":8000", backlog=10), socket.socket)
     assert_type(format_peer(("127.0.0.1", 80)), str)
-    assert_type(unlink_if_same(identity("/run/a")), bool)
+    assert_type(identity("/run/a"), Made)
+    assert_type(unlink_if_same(("/run/a", 1, 2)), bool)
     assert_type(is_local(("127.0.0.1", 80)), bool)
     assert_type((address.scheme, address.host, address.port), tuple[str, str, int])
     assert_type((address.path, address.fd), tuple[str, int])
