@@ -58,8 +58,9 @@ cdef class _Descriptors:
 
 cdef int check_descriptor(str name, int number, int wrong, str only) except -1:
     """Refuse a descriptor that is not open, or not for what it is to do."""
-    if fcntl is None:
-        os.fstat(number)  # Windows does not tell what it is open for
+    if fcntl is None:  # Windows does not tell what it is open for
+        if not sock_is_socket(number):
+            os.fstat(number)
         return 0
     try:
         mode = fcntl.fcntl(number, fcntl.F_GETFL)
