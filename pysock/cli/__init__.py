@@ -17,9 +17,9 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 __all__ = ["Failure", "main"]
 
@@ -121,6 +121,24 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Failure(f"{message}; see {self.prog} --help", MISUSED)
 
+    def print_help(self, file: Any = None) -> None:
+        if file is not None:
+            super().print_help(file)
+            return
+        with writing() as out:  # argparse itself is silent where this fails
+            out.write(self.format_help())
+
+
+class ShowVersion(argparse.Action):
+    """Prints the version, and ends the program; argparse's own is silent where this fails."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from .. import __version__
+
+        with writing() as out:
+            out.write(f"pysock {__version__}\n")
+        parser.exit()
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: that of the process); return the exit status."""
@@ -182,13 +200,17 @@ def load(verb: str) -> tuple[ModuleType, Parser]:
 
 def top_parser() -> Parser:
     """Return the parser of what stands before a verb's own options."""
-    from .. import __version__
-
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
     parser = Parser("pysock", DESCRIPTION, f"verbs:\n{verbs}\n\n{EPILOG}")
     parser.usage = "pysock [-h] [--version] VERB ..."
-    parser.add_argument("--version", action="version", version=f"pysock {__version__}")
+    parser.add_argument(
+        "--version",
+        action=ShowVersion,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="show program's version number and exit",
+    )
     parser.add_argument(
         "verb", metavar="VERB", choices=list(VERBS), help="what to do, one of those below"
     )
@@ -209,6 +231,25 @@ def _complain(verb: str | None, text: str) -> None:
             print(f"pysock {verb}: {line}" if verb else f"pysock: {line}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def writing() -> Iterator[TextIO]:
+    """Lend standard output to what writes to it.
+
+    Raises:
+        NoReader: nobody reads it any more.
+        Failure: it is closed, or cannot be written.
+    """
+    if sys.stdout is None:
+        raise Failure("cannot write the output: standard output is closed", FAILED)
+    try:
+        yield sys.stdout
+    except OSError as exc:
+        # EINVAL: a closed pipe on Windows.
+        if isinstance(exc, BrokenPipeError) or exc.errno == errno.EINVAL:
+            raise NoReader from None
+        raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
+
+
 def _flush() -> None:
     """Write out what is buffered, so that the interpreter has nothing left to fail at.
 
@@ -219,13 +260,12 @@ def _flush() -> None:
     if sys.stdout is None:
         return
     try:
-        sys.stdout.flush()
-    except OSError as exc:
+        with writing() as out:
+            out.flush()
+    except (Failure, NoReader):
         # What is left goes nowhere: the interpreter flushes once more at its end.
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
-        if exc.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL: a closed pipe on Windows
-            raise NoReader from None
-        raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
+        raise

@@ -10,7 +10,7 @@ import argparse
 from typing import NamedTuple
 
 from ..formats import NAMED
-from . import VERBS, Parser, load, top_parser
+from . import VERBS, Parser, ShowVersion, load, top_parser
 
 __all__ = ["Argument", "Group", "Option", "Value", "Verb", "brief", "top", "verb", "verbs"]
 
@@ -201,7 +201,7 @@ def _option(parser: Parser, action: argparse.Action) -> Option:
         optional=action.nargs == "?",
         rest=action.nargs == argparse.REMAINDER,
         repeated=isinstance(action, argparse._AppendAction),
-        alone=isinstance(action, argparse._HelpAction | argparse._VersionAction),
+        alone=isinstance(action, argparse._HelpAction | ShowVersion),
         rivals=tuple(rivals),
     )
 
