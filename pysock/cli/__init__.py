@@ -29,6 +29,7 @@ INTERRUPTED = 128 + 2  # as a shell tells SIGINT
 UNREAD = 128 + 13  # and SIGPIPE
 DISCONNECTED = 255
 
+CLOSED = "cannot write the output: standard output is closed"
 WIDEST = 100  # columns of help: longer lines are hard to read
 
 DESCRIPTION = """\
@@ -240,7 +241,7 @@ def writing() -> Iterator[TextIO]:
         Failure: it is closed, or cannot be written.
     """
     if sys.stdout is None:
-        raise Failure("cannot write the output: standard output is closed", FAILED)
+        raise Failure(CLOSED, FAILED)
     try:
         yield sys.stdout
     except OSError as exc:
@@ -248,6 +249,16 @@ def writing() -> Iterator[TextIO]:
         if isinstance(exc, BrokenPipeError) or exc.errno == errno.EINVAL:
             raise NoReader from None
         raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
+
+
+def check_output() -> None:
+    """Refuse to do what would be printed nowhere.
+
+    Raises:
+        Failure: standard output is closed.
+    """
+    with writing():
+        pass
 
 
 def _flush() -> None:

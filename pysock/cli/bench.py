@@ -15,7 +15,16 @@ import time
 from functools import partial
 from typing import Any
 
-from . import DISCONNECTED, FAILED, INTERRUPTED, MISUSED, Failure, NoReader, Parser
+from . import (
+    DISCONNECTED,
+    FAILED,
+    INTERRUPTED,
+    MISUSED,
+    Failure,
+    Parser,
+    check_output,
+    writing,
+)
 from .bench_crew import Crew, ctrl_c
 from .bench_histogram import Histogram
 from .bench_report import PERCENTILES, Progress, show
@@ -197,6 +206,7 @@ def configure(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and report; return 0, or 130 after Ctrl-C."""
+    check_output()
     message = _message(options)
     count = min(options.processes or min(_processors(), 4), options.connections)
     shares = [_share(options.connections, index, count) for index in range(count)]
@@ -213,7 +223,8 @@ def run(options: argparse.Namespace) -> int:
     _check(result, interrupted)
     text = json.dumps(result) + "\n"
     if options.json == "-":
-        _print(text)
+        with writing() as out:
+            out.write(text)
     else:
         show(Screen(), result, histogram)
     if options.json not in (None, "-"):
@@ -399,15 +410,6 @@ def _nothing_worked(results: list[dict[str, Any]]) -> Failure:
                     DISCONNECTED,
                 )
     return Failure("no request was answered", DISCONNECTED)
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        raise NoReader from None
-    except OSError as exc:
-        raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
 
 
 # ---------------------------------------------------------------- what the user gave

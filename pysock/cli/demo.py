@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable
 
 from .. import Client, Connection, Error, LengthField, Server, __version__
-from . import DISCONNECTED, FAILED, Failure, NoReader, Parser
+from . import DISCONNECTED, FAILED, Failure, Parser, writing
 
 DESCRIPTION = """\
 Show in a few seconds, over real sockets on this machine, what pysock is for: messages
@@ -292,12 +292,9 @@ class Screen:
         self._write(f"{text}\n")
 
     def _write(self, text: str) -> None:
-        try:
-            print(text, end="", flush=True)
-        except BrokenPipeError:
-            raise NoReader from None
-        except OSError as exc:
-            raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
+        with writing() as out:
+            out.write(text)
+            out.flush()
 
 
 def _quoted(messages: Iterable[bytes]) -> str:

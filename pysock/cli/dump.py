@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .. import FramingError, IncompleteFrame
 from ..formats import NAMED
 from ..framing import Delimiter, Fixed, Format, LengthField, Netstring, Raw
-from . import FAILED, MISUSED, Failure, NoReader, Parser
+from . import FAILED, MISUSED, Failure, Parser, check_output, writing
 from .guess_notation import framing_from
 from .options import as_count, as_size
 
@@ -95,13 +95,15 @@ def configure(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the frames; return 0."""
+    check_output()
     frames = _Frames(framing_from(options.framing, options.max_frame), options.skip)
     shown = None if options.full else options.shown
     for piece in pieces(options.file):
         frames.feed(piece)
         for frame in frames.take():
             _print(frame, shown)
-        _flush()
+        with writing() as out:
+            out.flush()
         frames.check()
     frames.end()
     return 0
@@ -337,21 +339,5 @@ def say(*lines: str) -> None:
         NoReader: nobody reads it any more.
         Failure: it cannot be written.
     """
-    _write("".join(f"{line}\n" for line in lines))
-
-
-def _flush() -> None:
-    _write("", flush=True)
-
-
-def _write(text: str, flush: bool = False) -> None:
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.write(text)
-        if flush:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise NoReader from None
-    except OSError as exc:
-        raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
+    with writing() as out:
+        out.write("".join(f"{line}\n" for line in lines))

@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 from ..framing import Delimiter, Fixed
-from . import FAILED, Failure, Parser
+from . import FAILED, Failure, Parser, check_output
 from .dump import pieces, say
 from .guess_notation import expression
 from .guess_rank import Proposal, propose
@@ -63,6 +63,7 @@ def configure(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the proposals; return 0 if there is one that fits."""
+    check_output()
     data, whole = _read(options.file)
     if len(data) <= (options.skip or 0):
         what = "no bytes" if not data else f"only {len(data)} bytes, --skip is {options.skip}"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..auth import check_user
 from ..tls import pin_of
-from . import FAILED, MISUSED, Failure, Parser
+from . import FAILED, MISUSED, Failure, Parser, check_output
 from .demo import Screen
 from .options import as_count
 
@@ -83,6 +83,7 @@ def configure(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the files, print how to use them, return 0."""
+    check_output()
     screen = Screen()
     if options.user is not None and not screen.can_show(options.user):
         raise Failure(f"the output cannot show the user {options.user!a}", MISUSED)

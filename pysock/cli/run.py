@@ -16,7 +16,7 @@ from typing import Self
 
 from .. import Error
 from ..remote import Process, RemoteClient
-from . import DISCONNECTED, MISUSED, Failure, Parser
+from . import CLOSED, DISCONNECTED, MISUSED, Failure, Parser
 from .feeder import Feeder, descriptor_of
 from .options import as_seconds, in_options
 from .remote_options import (
@@ -225,7 +225,7 @@ def _pass_on(process: Process, stdin: int | None) -> None:
 
 
 def _closed() -> Failure:
-    return Failure("cannot write the output: standard output is closed", DISCONNECTED)
+    return Failure(CLOSED, DISCONNECTED)
 
 
 # ---------------------------------------------------------------- signals and the clock

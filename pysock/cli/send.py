@@ -21,7 +21,7 @@ from functools import partial
 
 from .. import AuthenticationError, Client, ConnectionClosed, FramingError, IncompleteFrame
 from ..formats import NAMED
-from . import DISCONNECTED, FAILED, MISUSED, Failure, NoReader, Parser
+from . import DISCONNECTED, FAILED, MISUSED, Failure, Parser, check_output, writing
 from .options import (
     add_address,
     add_client_security,
@@ -128,6 +128,8 @@ def configure(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Connect, exchange, return 0."""
     check_options(options, DEFAULT_FRAMING)
+    if not options.no_reply:
+        check_output()
     if for_datagrams(options.address):
         given = _given(options, 64 * CHUNK, lambda message: message)
         send_datagrams(options, given, partial(_print, options))
@@ -303,18 +305,12 @@ class _Exchange:
 
 def _print(options: argparse.Namespace, replies: list[bytes]) -> None:
     """Write *replies* to standard output."""
-    if sys.stdout is None:
-        return
-    out = sys.stdout.buffer
-    try:
+    with writing() as text:
+        out = text.buffer
         for reply in replies:
             out.write(reply.hex().encode() if options.hex else reply)
             out.write(b"" if options.raw else b"\n")
         out.flush()
-    except BrokenPipeError:
-        raise NoReader from None
-    except OSError as exc:
-        raise Failure(f"cannot write the output: {exc.strerror}", FAILED) from None
 
 
 def _lost(exc: Exception) -> Failure:

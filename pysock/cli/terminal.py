@@ -8,13 +8,14 @@ import os
 import re
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from . import DISCONNECTED, FAILED, MISUSED, Failure, NoReader
+from . import CLOSED, DISCONNECTED, FAILED, MISUSED, Failure, NoReader
 from .feeder import Feeder
 from .signals import GONE, Handlers, Signals
 
@@ -377,4 +378,6 @@ def write_all(fd: int, data: bytes, status: int = FAILED) -> None:
         except BrokenPipeError:
             raise NoReader from None
         except OSError as exc:
+            if fd == 1 and sys.stdout is None:  # what keeps its place cannot be written
+                raise Failure(CLOSED, status) from None
             raise Failure(f"cannot write the output: {exc.strerror}", status) from None
