@@ -299,7 +299,7 @@ def test_send_over_a_unix_path(tmp_path):
         (["x:1", "--timeout", "0"], "argument --timeout: '0' is not a number of seconds"),
         (["x:1", "--max-frame", "many"], "argument --max-frame: 'many' is not a number"),
         (["x:1", "--max-frame", "-1"], "argument --max-frame: '-1' is not a number of bytes"),
-        (["x:1", "--framing", "dns", "--max-frame", "65536"], "max_frame is 65536, more than"),
+        (["x:1", "--framing", "dns", "--max-frame", "65536"], "--max-frame is 65536, more"),
         (["gopher://x:1", "m"], "address 'gopher://x:1': scheme 'gopher' is unknown"),
         (["nowhere", "m"], "address 'nowhere': no port"),
         (["x:1", "--max-frame", "3", "abc", "abcd"], "message 2: length 4 exceeds 3"),

@@ -187,10 +187,10 @@ def test_a_rate_is_kept_by_several_processes():
     ("arguments", "said"),
     [
         ([], "the following arguments are required: ADDRESS;"),
-        (["x:1", "-c", "0"], "argument -c/--connections: '0' is not a number from 1 up"),
-        (["x:1", "-s", "1.5k"], "argument -s/--size: '1.5k' is not a number of bytes, as in "),
+        (["x:1", "-c", "0"], "argument -c/--connections: '0' is not a whole number from 1 to"),
+        (["x:1", "-s", "1.5k"], "argument -s/--size: '1.5k' is not a number of bytes up to "),
         (["x:1", "-t", "0"], "argument -t/--duration: '0' is not a number of seconds above 0"),
-        (["x:1", "--warmup", "-1"], "argument --warmup: '-1' is not a number of seconds of 0"),
+        (["x:1", "--warmup", "-1"], "argument --warmup: '-1' is not a number of seconds from"),
         (["x:1", "--rate", "nan"], "argument --rate: 'nan' is not a number of requests per"),
         (["x:1", "-t", "1", "-n", "1"], "argument -n/--requests: not allowed with argument"),
         (["x:1", "-s", "1", "--file", "f"], "argument --file: not allowed with argument"),

@@ -104,7 +104,7 @@ def test_path_that_is_not_there(tmp_path: Path) -> None:
         (["--max-frame", "10"], "--framing and --max-frame are for streams"),
         (["--until-close"], "--until-close is for streams"),
         (["--authkey", "k"], "--authkey is for streams"),
-        (["--ttl", "256"], "--ttl is 256, expected 1 to 255"),
+        (["--ttl", "256"], "argument --ttl: '256' is not a whole number from 1 to 255"),
         (["--interface", "nowhere"], "no interface 'nowhere' here"),
         (["--retries", "2", "--no-reply"], "--retries is for replies that do not come"),
     ],

@@ -98,9 +98,9 @@ REOPENING = 0.01  # seconds between two attempts to replace lost connections, in
 CONNECTORS = 8  # connections that each process makes at a time
 HANDSHAKES = 12  # of them in all with TLS or a key: servers limit those of one client
 KINDS = ("lost", "timeout", "connect", "framing", "unasked")
-MOST = 1e9  # seconds, which any clock can add, or requests per second
-
-_seconds = partial(as_seconds, below=MOST)
+MOST_CONNECTIONS = 1_000_000
+MOST_PROCESSES = 1024
+MOST_RATE = 1e9
 
 
 def configure(parser: Parser) -> None:
@@ -111,7 +111,7 @@ def configure(parser: Parser) -> None:
         "-c",
         "--connections",
         metavar="N",
-        type=as_count,
+        type=partial(as_count, most=MOST_CONNECTIONS),
         default=50,
         help="connections to open; default: %(default)s",
     )
@@ -140,7 +140,7 @@ def configure(parser: Parser) -> None:
         "-t",
         "--duration",
         metavar="SECONDS",
-        type=_seconds,
+        type=as_seconds,
         default=5.0,
         help="how long to send; default: %(default)g",
     )
@@ -154,7 +154,7 @@ def configure(parser: Parser) -> None:
     add(
         "--warmup",
         metavar="SECONDS",
-        type=partial(_seconds, zero=True),
+        type=partial(as_seconds, zero=True),
         default=0.5,
         help="how long to send before that, uncounted; default: %(default)g",
     )
@@ -162,13 +162,13 @@ def configure(parser: Parser) -> None:
         "-p",
         "--processes",
         metavar="N",
-        type=as_count,
+        type=partial(as_count, most=MOST_PROCESSES),
         help="processes that send; default: as many as processors, 4 at most",
     )
     add(
         "--rate",
         metavar="N",
-        type=partial(as_number, what="requests per second", below=MOST),
+        type=partial(as_number, what="requests per second", most=MOST_RATE),
         help="requests per second in all; default: as many as are answered",
     )
     add(
@@ -188,7 +188,7 @@ def configure(parser: Parser) -> None:
     add(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=as_seconds,
         default=10.0,
         help="longest wait for connecting, and for a server that owes a reply; "
         "default: %(default)g",
@@ -426,6 +426,9 @@ def _message(options: argparse.Namespace) -> bytes:
                 message = file.read()
         except OSError as exc:
             raise Failure(f"cannot read {options.file}: {exc.strerror}", MISUSED) from None
+    elif options.size > framing.max_frame:
+        text = f"message: length {options.size} exceeds {framing.max_frame}; see --max-frame"
+        raise Failure(text, MISUSED)
     else:
         message = b"x" * options.size
     try:

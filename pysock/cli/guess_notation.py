@@ -7,6 +7,7 @@ import ast
 from .. import formats, framing
 from ..framing import Format
 from . import MISUSED, Failure
+from .options import in_options
 
 __all__ = ["expression", "framing_from"]
 
@@ -62,9 +63,12 @@ def framing_from(text: str, max_frame: int | None = None) -> Format:
     """
     try:
         made = _made(text) if "(" in text else formats.named(text)
-        return made if max_frame is None else made.replace(max_frame=max_frame)
     except (ValueError, OverflowError, TypeError) as exc:
         raise Failure(str(exc), MISUSED) from None
+    try:
+        return made if max_frame is None else made.replace(max_frame=max_frame)
+    except (ValueError, OverflowError) as exc:
+        raise Failure(in_options(str(exc)), MISUSED) from None
 
 
 def _made(text: str) -> Format:

@@ -32,6 +32,9 @@ __all__ = [
     "server_security",
 ]
 
+LONGEST = 2e6  # seconds, 23 days: what every system can wait for
+MOST_BYTES = 1 << 53  # no file and no memory is larger
+
 _UNITS = {None: 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -48,33 +51,36 @@ def add_address(parser: Parser, more: str = "") -> None:
 def as_count(text: str, least: int = 1, most: int = (1 << 53) - 1) -> int:
     """Return the whole number that *text* is."""
     if not re.fullmatch("[0-9]{1,16}", text) or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} up")
+        what = f"a whole number from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return int(text)
 
 
 def as_size(text: str) -> int:
     """Return a number of bytes, given as 100, 64k or 1M."""
-    match = re.fullmatch(r"([0-9]{1,15})(?:([kmg])(?:i?b)?)?", text.lower())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, as in 64k or 1M")
-    return int(match[1]) * _UNITS[match[2]]
+    match = re.fullmatch(r"([0-9]{1,16})(?:([kmg])(?:i?b)?)?", text.lower())
+    size = MOST_BYTES + 1 if match is None else int(match[1]) * _UNITS[match[2]]
+    if size > MOST_BYTES:
+        what = f"a number of bytes up to {MOST_BYTES >> 30}G, as in 64k or 1M"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return size
 
 
-def as_number(text: str, what: str, zero: bool = False, below: float = math.inf) -> float:
+def as_number(text: str, what: str, most: float, zero: bool = False) -> float:
     """Return a number of *what* above 0, or of 0 too where *zero* is set."""
     try:
         found = float(text)
     except ValueError:
         found = math.nan
-    if not (0 < found < below or (zero and found == 0)):
-        least = "of 0 or more" if zero else "above 0"
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what} {least}")
+    if not (0 < found <= most or (zero and found == 0)):
+        span = f"from 0 to {most:.0f}" if zero else f"above 0, at most {most:.0f}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what} {span}")
     return found
 
 
-def as_seconds(text: str, zero: bool = False, below: float = math.inf) -> float:
+def as_seconds(text: str, zero: bool = False, most: float = LONGEST) -> float:
     """Return a number of seconds."""
-    return as_number(text, "seconds", zero, below)
+    return as_number(text, "seconds", most, zero)
 
 
 def format_of(name: str, max_frame: int | None) -> Format:
@@ -87,7 +93,7 @@ def format_of(name: str, max_frame: int | None) -> Format:
         framing = named(name)
         return framing if max_frame is None else framing.replace(max_frame=max_frame)
     except (ValueError, OverflowError) as exc:
-        raise Failure(str(exc), MISUSED) from None
+        raise Failure(in_options(str(exc)), MISUSED) from None
 
 
 # ---------------------------------------------------------------- TLS and keys
@@ -286,7 +292,9 @@ def in_options(text: str) -> str:
         text = text.replace(old, new)
     text = re.sub(rf"\b({_ARGUMENTS})=(True)?", lambda match: _option(match[1]), text)
     text = re.sub(rf"\(({_LIMITS})\)", lambda match: f"({_option(match[1])})", text)
-    text = re.sub(rf"^({_LIMITS}|ttl) is ", lambda match: f"{_option(match[1])} is ", text)
+    text = re.sub(
+        rf"^({_LIMITS}|max_frame|ttl) is ", lambda match: f"{_option(match[1])} is ", text
+    )
     return re.sub(r"\ballow_uids\b", "--allow-uid", text)
 
 

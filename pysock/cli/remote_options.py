@@ -136,7 +136,7 @@ def add_connection(parser: Parser, option: str | None = None) -> None:
     add(
         "--connect-timeout",
         metavar="SECONDS",
-        type=partial(as_seconds, below=1e6),
+        type=as_seconds,
         default=10.0,
         help="longest wait for a connection; default: %(default)g",
     )

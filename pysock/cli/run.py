@@ -123,7 +123,7 @@ def configure(parser: Parser) -> None:
     add(
         "--timeout",
         metavar="SECONDS",
-        type=partial(as_seconds, below=threading.TIMEOUT_MAX),
+        type=partial(as_seconds, most=threading.TIMEOUT_MAX),
         help="kill the command when it has run so long",
     )
     add_connection(parser)

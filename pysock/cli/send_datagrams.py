@@ -43,7 +43,7 @@ def add_options(parser: Parser) -> None:
     add(
         "--ttl",
         metavar="N",
-        type=as_count,
+        type=partial(as_count, most=255),
         help="how many routers may pass it on, up to 255; default: the system's choice, for "
         "groups 1",
     )

@@ -61,7 +61,10 @@ be used"""
 DEFAULT_BIND = "tcp://127.0.0.1:8000"
 LEVELS = ["debug", "info", "warning", "error"]
 
-_count = partial(as_count, most=999_999_999)
+MOST_PROCESSES = 4096
+MOST_WORKERS = 100_000
+MOST_CONNECTIONS = 999_999_999
+LONGEST_DRAIN = 1e6  # seconds
 
 
 def configure(parser: Parser) -> None:
@@ -83,14 +86,14 @@ def configure(parser: Parser) -> None:
     add(
         "--processes",
         metavar="N",
-        type=_count,
+        type=partial(as_count, most=MOST_PROCESSES),
         default=1,
-        help="how many processes serve; default: %(default)s",
+        help=f"how many processes serve, at most {MOST_PROCESSES}; default: %(default)s",
     )
     add(
         "--workers",
         metavar="N",
-        type=partial(_count, least=0),
+        type=partial(as_count, least=0, most=MOST_WORKERS),
         help="how many threads of each process may be in the handler at the same time; 0: the "
         "handler is quick and never waits; default: 16 to 32, by the number of processors",
     )
@@ -111,7 +114,7 @@ def configure(parser: Parser) -> None:
     add(
         "--max-connections",
         metavar="N",
-        type=_count,
+        type=partial(as_count, most=MOST_CONNECTIONS),
         help="how many connections each process may have open; more clients wait; default: "
         "1024",
     )
@@ -131,7 +134,7 @@ def configure(parser: Parser) -> None:
     add(
         "--drain",
         metavar="SECONDS",
-        type=partial(as_seconds, zero=True),
+        type=partial(as_seconds, zero=True, most=LONGEST_DRAIN),
         default=30.0,
         help="how long to wait at the end for what is under way; default: %(default)g",
     )
