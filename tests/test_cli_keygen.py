@@ -256,7 +256,6 @@ def test_printed_commands_are_whole(keygen, folder, arguments):
     (folder / "authkey").write_bytes((folder / arguments[0] / "authkey").read_bytes())
     (folder / "authkey").chmod(0o600)
     if "--user" in arguments:
-        (folder / "users").touch(0o600)
         subprocess.run(["sh", "-c", row(out, "its user")], cwd=folder, check=True)
     commands = [shlex.split(line) for line in out.splitlines() if "     pysock s" in line]
     (_, serve, *for_server), (_, send, *for_client) = commands
@@ -290,8 +289,8 @@ def test_printed_path_is_one_for_a_shell_whatever_the_output_can_show(folder):
 def test_line_for_the_file_of_users(keygen, folder):
     out = keygen("--user", "zoë", "--name", "127.0.0.1")
     users = folder / "users"
-    users.touch(0o600)
     subprocess.run(["sh", "-c", row(out, "its user")], cwd=folder, check=True)
+    assert stat.S_IMODE(users.stat().st_mode) == 0o600
     secret = (folder / "authkey").read_text().strip()
     assert users.read_text("utf-8") == f"zoë {secret}\n"
     assert secret not in out

@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     if options.user is not None:
         key = _quoted(screen, options.folder / AUTHKEY)
         line = f"{shlex.quote(options.user)} $(cat {key})"
-        screen.row("its user", f"echo {line} >> users")
+        screen.row("its user", f"(umask 077; echo {line} >> users)")
     _tell(screen, options, names[0], pin)
     return 0
 
