@@ -244,6 +244,15 @@ def test_what_it_tells_to_go_on_with_works(guess: Any, tmp_path: Path, capsys: A
     assert f"pysock.Client(ADDRESS, {expression(formats.AMQP)})" in out
 
 
+def test_it_goes_on_with_pysock_s_own_format_where_no_protocol_shows(guess: Any) -> None:
+    own = b"".join(pysock.LengthField().encode(b"message " + b"x" * n) for n in range(50))
+    _, out, _ = guess(own)
+    assert re.match(r"1\. pysock\.LengthField\(4\) = .*\bkafka\b.*, length4: ", out)
+    assert "  pysock dump --framing length4 " in out
+    _, out, _ = guess(b"".join(frames_of("kafka")))
+    assert "  pysock dump --framing kafka " in out
+
+
 def test_skip_says_where_the_frames_begin(guess: Any) -> None:
     data = b"HELLO SERVER\n" + b"".join(frames_of("dns answers"))
     status, out, _ = guess(data, "--skip", "13")

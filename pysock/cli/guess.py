@@ -38,6 +38,7 @@ exit status: 0; 1 no format fits well enough, or this side failed; 2 a wrong com
 a file that cannot be read or is no stream"""
 
 SHOWN = 5
+OWN = "length4"  # pysock's default, which is likely where nothing speaks for a protocol
 PARTLY = 3
 
 
@@ -102,13 +103,19 @@ def _print(sure: list[Proposal], data: bytes, whole: bool, path: str) -> None:
     skip = f"--skip {best.start} " if best.start else ""
     name = "FILE" if path == "-" else shlex.quote(path)
     made = expression(best.format)
-    called = best.names[0] if best.names else made.removeprefix("pysock.")
     say(
         "",
         "to go on with the first:",
-        f"  pysock dump --framing {shlex.quote(called)} {skip}{name}",
+        f"  pysock dump --framing {shlex.quote(_called(best))} {skip}{name}",
         f"  pysock.Client(ADDRESS, {made})",
     )
+
+
+def _called(proposal: Proposal) -> str:
+    """Return what stands for a format after --framing."""
+    if OWN in proposal.names and not proposal.sign:
+        return OWN
+    return (proposal.names or [expression(proposal.format).removeprefix("pysock.")])[0]
 
 
 def _reasons(proposal: Proposal, data: bytes) -> str:
