@@ -177,7 +177,7 @@ def connect(address: AddressLike, timeout: float | None = None) -> socket.socket
             raise _refused(
                 target,
                 "no host, which means every local address and is for listening",
-                f"name one host, as in '{target.scheme}://127.0.0.1:{target.port}'",
+                f"name one host, as in '{target.scheme}://127.0.0.1:{target.port or 8000}'",
             )
         if not target.port:
             raise _refused(target, "port 0 is for listening", "name the server's port")
@@ -287,12 +287,10 @@ def _refused(seen: object, what: str, todo: str) -> ValueError:
     return ValueError(f"address {shown}: {what}; {todo}")
 
 
-def _number(text: str, most: int, what: str, seen: object) -> int:
+def _number(text: str, most: int, what: str, seen: object, like: str = _EXAMPLES) -> int:
     if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= most:
         return int(text)
-    raise _refused(
-        seen, f"{what} {text!r} is not a number from 0 to {most}", f"as in {_EXAMPLES}"
-    )
+    raise _refused(seen, f"{what} {text!r} is not a number from 0 to {most}", f"as in {like}")
 
 
 def _parse_tuple(address: tuple[Any, ...]) -> Address:
@@ -316,12 +314,27 @@ def _parse_host_port(scheme: str, text: str, seen: str) -> Address:
     else:
         host, colon, port = text.rpartition(":")
         if ":" in host:
-            head, _, rest = text.partition(":")
-            form = f"{head}://{rest}" if head in _SCHEMES else f"[{host}]:{port}"
-            raise _refused(seen, "too many colons", f"write '{form}' if that is meant")
+            raise _refused(seen, "too many colons", _fewer_colons(text, seen))
     if not colon or not port:
         raise _refused(seen, "no port", f"as in {_EXAMPLES}; a path needs a '/', as './name'")
     return Address(scheme, _host(host, seen), _number(port, 65535, "port", seen))
+
+
+def _fewer_colons(text: str, seen: str) -> str:
+    """Return what to write instead of *text*, the end of *seen*: something that is valid."""
+    begun = seen[: len(seen) - len(text)]
+    head, _, rest = text.partition(":")
+    host, _, port = text.rpartition(":")
+    forms = [f"{begun}[{host}]:{port}", f"{begun}[{text}]:8000"]
+    if not begun and rest.count(":") == 1:
+        forms.insert(0, f"{head}://{rest}")
+    for form in forms:
+        try:
+            parse(form)
+        except ValueError:
+            continue
+        return f"as in '{form}'" if form is forms[-1] else f"write '{form}' if that is meant"
+    return f"as in {_EXAMPLES}"
 
 
 def _host(host: str, seen: object) -> str:
@@ -388,7 +401,8 @@ def _unix(scheme: str, path: str, seen: object) -> Address:
 
 def _parse_fd(text: str, seen: str) -> Address:
     if not text or text.isdigit() or text[0] in "+-":
-        return Address("fd", fd=_number(text, 2**31 - 1, "descriptor", seen))
+        like = "'fd://3' or 'fd://web'"
+        return Address("fd", fd=_number(text, 2**31 - 1, "descriptor", seen, like))
     if not (text.isascii() and text.isprintable()) or set(text) & {":", "/"}:
         raise _refused(seen, f"{text!r} is no descriptor's name", "as in 'fd://web'")
     return Address("fd", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import struct
@@ -331,6 +332,40 @@ def test_send_line_without_an_end_takes_no_memory_for_it(upper):
     assert (status, out) == (2, b"")
     assert err.startswith("pysock send: message 1: 67")
     assert err.count("\n") == 1
+
+
+EXAMPLES = "as in 'tcp://127.0.0.1:8000' or 'unix:///run/me/app.sock'"
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("tcp://u:p@h:1", EXAMPLES),
+        ("1:2:3", EXAMPLES),
+        ("foo:bar:1", EXAMPLES),
+        ("h:1:", EXAMPLES),
+        (":::", EXAMPLES),
+        ("udp:1:2:3", EXAMPLES),
+        ("tcp:u@h:1", EXAMPLES),
+        ("tcp:" * 9999 + "h:1", EXAMPLES),
+        ("::1:80", "write '[::1]:80' if that is meant"),
+        ("tls://::1:80", "write 'tls://[::1]:80' if that is meant"),
+        ("tls:h:1", "write 'tls://h:1' if that is meant"),
+        ("TLS:h:1", "write 'TLS://h:1' if that is meant"),
+        ("::1", "as in '[::1]:8000'"),
+        ("tcp://fe80::1%eth0", "as in 'tcp://[fe80::1%eth0]:8000'"),
+        ("fd://", "as in 'fd://3' or 'fd://web'"),
+        ("fd://-1", "as in 'fd://3' or 'fd://web'"),
+        (":0", "name one host, as in 'tcp://127.0.0.1:8000'"),
+    ],
+)
+def test_send_advises_an_address_that_can_be_used(address, advice, capsys):
+    assert main(["send", address, "m"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f"; {advice}\n")
+    assert said.count("\n") == 1
+    for form in re.findall("'([^']+)'", advice):
+        pysock.address.parse(form)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
