@@ -220,7 +220,10 @@ def top_parser() -> Parser:
 
 def _top(arguments: list[str]) -> int:
     """Answer `pysock` without a verb it knows."""
-    top_parser().parse_args(arguments[:1])
+    words = arguments[:1]
+    if words and words[0].startswith("-") and words != ["--"]:
+        words.append(next(iter(VERBS)))  # or the verb is missed, and not the option told
+    top_parser().parse_args(words)
     raise AssertionError("not reached: a known verb does not come here")
 
 
