@@ -234,7 +234,34 @@ def test_what_fails_is_told_and_the_others_are_copied(served, ran):
         1,
         "pysock get: server: nope: No such file or directory\n",
     )
-    assert ran("get", ".", "x")[0] == 1
+
+
+@pytest.mark.parametrize("target", [".", "x"])
+@pytest.mark.parametrize("source", [".", "./", ""])
+def test_served_folder_is_a_folder_as_any_other(served, ran, source, target):
+    assert ran("get", source, target) == (1, "pysock get: . is a folder: -r copies it\n")
+
+
+def test_folder_here_that_has_a_file_s_name_is_told(served, ran):
+    fill(served, {"a": b"one"})
+    os.mkdir("a")
+    assert ran("get", "a", ".") == (
+        1,
+        f"pysock get: {os.getcwd()}/a is a folder here, which no file replaces\n",
+    )
+
+
+def test_one_path_is_not_enough(served, ran):
+    both = "are needed, not '.' alone, as in:"
+    assert ran("get", ".") == (
+        2,
+        f"pysock get: a path at the server and one here {both} pysock get report.pdf .\n",
+    )
+    assert ran("put", ".") == (
+        2,
+        f"pysock put: a path here and one at the server {both} pysock put x.pdf .\n",
+    )
+    assert ran("get", "a", "") == (2, "pysock get: the path here is empty\n")
 
 
 def test_names_that_look_like_options_follow_two_dashes(served, ran):
@@ -315,7 +342,7 @@ def test_several_files_need_a_folder(served, ran):
     ("arguments", "said"),
     [
         ([], "the following arguments are required: "),
-        (["a"], "the path "),
+        (["a"], "a path "),
         (["a", "b", "--wrong"], "unrecognized arguments: --wrong"),
         (["a", "b", "--connect-timeout", "0"], "argument --connect-timeout: '0' is not a n"),
         (["a", "b", "--authkey", "/no/where"], "cannot read '/no/where'"),

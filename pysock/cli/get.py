@@ -67,7 +67,10 @@ def run(options: argparse.Namespace) -> int:
     """Fetch the files; return the exit status."""
     *sources, target = options.paths
     if not sources:
-        raise Failure("the path here is missing, as in: pysock get report.pdf .", MISUSED)
+        text = f"a path at the server and one here are needed, not {target!a} alone"
+        raise Failure(f"{text}, as in: pysock get report.pdf .", MISUSED)
+    if not target:
+        raise Failure("the path here is empty", MISUSED)
     if target == "-":
         raise Failure(f"standard output is no file: {PIPED}; ./- is a file", MISUSED)
     into = os.path.isdir(target)
@@ -86,13 +89,19 @@ class _Getting(Copying):
     """Files that are fetched."""
 
     def describe(self, exc: Exception) -> str:
-        if isinstance(exc, IsADirectoryError) and is_servers(exc) and not self.recursive:
+        if isinstance(exc, IsADirectoryError):
             name = "." if exc.filename is None else shown(os.fsdecode(exc.filename))
-            return f"server: {name} is a folder: -r copies it"
+            if not is_servers(exc):
+                return f"{name} is a folder here, which no file replaces"
+            if not self.recursive:
+                return f"server: {name} is a folder: -r copies it"
         return super().describe(exc)
 
     def get(self, source: str, target: str, into: bool) -> None:
         """Fetch a file or a folder, as *target* or *into* it."""
+        if not source and not self.recursive:
+            self.refuse(".", "is a folder: -r copies it")
+            return
         if into and source:
             name = source.rpartition("/")[2]
             if not _is_name(name):

@@ -68,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
     """Send the files; return the exit status."""
     *sources, target = options.paths
     if not sources:
-        raise Failure("the path at the server is missing, as in: pysock put x.pdf .", MISUSED)
+        text = f"a path here and one at the server are needed, not {target!a} alone"
+        raise Failure(f"{text}, as in: pysock put x.pdf .", MISUSED)
     if "-" in sources:
         raise Failure(f"standard input is no file: {PIPED}; ./- is a file", MISUSED)
     with connected(options) as remote:
