@@ -124,6 +124,25 @@ def test_limit_of_a_process_holds_r27(tmp_path, limits, script, status):
         assert remote.run(["echo", "next"]).stdout == b"next\n"
 
 
+@pytest.mark.parametrize("time_limit", [1e7, 1e30, float("inf")])
+def test_limits_that_are_wider_than_the_system_s_limit_nothing(tmp_path, time_limit):
+    wide = dict.fromkeys(
+        ["cpu", "memory", "processes", "file_size", "open_files"], (1 << 62) - 1
+    )
+    with (
+        served(tmp_path, limits=wide, time_limit=time_limit) as server,
+        server.client() as remote,
+    ):
+        done = remote.run(["echo", "hello"])
+        assert (done.returncode, done.stdout, done.reason) == (0, b"hello\n", "")
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 62, 1 << 70, 1.5, "5"])
+def test_limit_that_no_system_takes_is_refused(tmp_path, number):
+    with pytest.raises(ValueError, match=r"limits\['cpu'\] is .*, expected 0 to 46116860"):
+        RemoteServer(f"unix:{tmp_path}/s", allow_root=True, limits={"cpu": number})
+
+
 BOMBS = {  # in the group that the command leads, and each in a session of its own
     "forks": "f() { while :; do f & done; }; f & while :; do :; done",
     "leaves": 'setsid sh -c "$0" "$0" & setsid sh -c "$0" "$0" & wait',

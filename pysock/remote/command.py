@@ -29,6 +29,7 @@ __all__ = ["Command"]
 _GRACE = 1.0  # for a stream that somebody holds after its command was ended
 _LAST_WORDS = 0.25  # for a terminal's
 _LOOK = 30.0  # how often to ask whether a client that does not read still lives
+_LONGEST_WAIT = 86400.0  # what poll() takes has an end; then the clock is looked at
 _SILENCE = 300_000  # milliseconds without a word of its system, after which it does not
 _LAST_ACK = 56  # where TCP_INFO has that
 _OF_LIMITS: dict[int, str] = {
@@ -168,7 +169,7 @@ class Command:
             return 0.0
         if not free:
             left = _LOOK if left is None else min(left, _LOOK)
-        return None if left is None else max(0.0, 1000 * left)
+        return None if left is None else 1000 * max(0.0, min(left, _LONGEST_WAIT))
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()

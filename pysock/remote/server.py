@@ -35,6 +35,7 @@ _LIMITS = {
     "file_size": "RLIMIT_FSIZE",
     "open_files": "RLIMIT_NOFILE",
 }
+_LARGEST_LIMIT = (1 << 62) - 1  # what systems take, and the end of none
 
 
 class RemoteServer(Server):
@@ -218,8 +219,8 @@ def _resource_limits(limits: Mapping[str, int]) -> list[tuple[int, int]]:
     for name, number in limits.items():
         if name not in _LIMITS:
             raise ValueError(f"limits has {name!r}, expected {', '.join(_LIMITS)}")
-        if not isinstance(number, int) or number < 0:
-            raise ValueError(f"limits[{name!r}] is {number!r}, expected 0 or more")
+        if not isinstance(number, int) or not 0 <= number <= _LARGEST_LIMIT:
+            raise ValueError(f"limits[{name!r}] is {number!r}, expected 0 to {_LARGEST_LIMIT}")
         found.append((getattr(resource, _LIMITS[name]), number))
     return found
 

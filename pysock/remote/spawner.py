@@ -227,8 +227,11 @@ def preparation(order: Order) -> Callable[[], None] | None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         for what, number in order.limits:
             # XCPU comes first, so that it can be told why; KILL a second later.
-            more = 1 if what == resource.RLIMIT_CPU else 0
-            resource.setrlimit(what, (number, number + more))
+            most = number + 1 if what == resource.RLIMIT_CPU else number
+            hard = resource.getrlimit(what)[1]
+            if hard != resource.RLIM_INFINITY:
+                most = min(most, hard)  # above which nobody can go, nor needs to
+            resource.setrlimit(what, (min(number, most), most))
 
     return prepare
 
