@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import selectors
 import socket
+import sys
 
 import pytest
 
@@ -118,6 +119,11 @@ def test_broken_reader_does_not(family, read):
         a.sendall(SMALL)
         a.shutdown(socket.SHUT_WR)
         assert read(b) == [b"one", b"", b"three"]  # on a good day
+    if sys.platform == "win32":  # where two pieces may come together: see docs/testing.md
+        with pytest.raises((AssertionError, pysock.IncompleteFrame)) as told:
+            every_cut(SMALL, read, family=family)
+        assert "a to b: 20 bytes as " in told.value.__notes__[0]
+        return
     with pytest.raises(AssertionError, match="uncut") as told:
         every_cut(SMALL, read, family=family)
     assert "a to b: 20 bytes as 20 x 1, Faults(cut=1)" in told.value.__notes__[0]
