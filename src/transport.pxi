@@ -619,7 +619,7 @@ cdef class _Transport:
     cdef Py_ssize_t foreign_receive(self, char *p, Py_ssize_t n, Deadline *until) except? -1:
         # Into memory of its own, which a slice that is kept may go on to show.
         cdef bytearray came = PyByteArray_FromStringAndSize(NULL, min(n, FOREIGN_PART))
-        cdef Py_ssize_t got
+        cdef Py_ssize_t got = 0
         self.set_foreign_limit(until)
         with memoryview(came) as view:
             got = self.possible("recv_into", self.sock.recv_into(view), len(view))
