@@ -239,7 +239,8 @@ def test_last_words_may_come_behind_the_end_of_the_terminal_r23(any_remote, monk
         return readv(descriptor, buffers)
 
     monkeypatch.setattr(os, "readv", be_overtaken)
-    assert any_remote.run(["echo", "last"], pty=SIZE).stdout == b"last\r\n"
+    for script in ("echo last", "printf la; sleep 0.05; echo st"):  # in one piece, in two
+        assert any_remote.run(sh(script), pty=SIZE).stdout == b"last\r\n"
 
 
 @pytest.mark.case("R23")

@@ -253,6 +253,7 @@ class Command:
             if not count:
                 self._ended(descriptor)
                 return
+            closed = False  # what it gives at a time may be a part of that
             if self.max_output is not None:
                 count = self._allowed(count, self.max_output)
             if count:
