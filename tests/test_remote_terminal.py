@@ -240,6 +240,7 @@ def test_last_words_may_come_behind_the_end_of_the_terminal_r23(any_remote, monk
 
     monkeypatch.setattr(os, "readv", be_overtaken)
     for script in ("echo last", "printf la; sleep 0.05; echo st"):  # in one piece, in two
+        overtaken.clear()
         assert any_remote.run(sh(script), pty=SIZE).stdout == b"last\r\n"
 
 
