@@ -45,9 +45,10 @@ cdef bint keeps_no_view(file):
 cdef Py_ssize_t write_some(file, data) except -1:
     """Write to *file*; return how much it took, a byte at least."""
     cdef Py_ssize_t n = len(data), written
+    cdef bint raw = isinstance(file, io.RawIOBase)  # first: it may fail for want of memory
     told = file.write(data)
     if told is None:
-        if isinstance(file, io.RawIOBase):
+        if raw:
             raise BlockingIOError(
                 errno.EAGAIN, f"{type(file).__name__} takes nothing now: it has to block")
         return n  # it takes all, and does not tell
