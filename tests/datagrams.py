@@ -178,7 +178,15 @@ def receive(request: pytest.FixtureRequest) -> Callable[[DatagramClient], bytes]
 
 def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = shutil.which("ip", path=_PATH)
-    return subprocess.run([str(path), *arguments], capture_output=True, text=True)
+    # Without a sanitizer that is loaded for us: it would find what is wrong with `ip`.
+    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    return subprocess.run([str(path), *arguments], capture_output=True, text=True, env=env)
+
+
+def _shown(*arguments: str) -> str:
+    done = _ip(*arguments)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr.strip()}"
+    return done.stdout
 
 
 def _are_ready() -> bool:
@@ -186,11 +194,13 @@ def _are_ready() -> bool:
 
     The system sees to both a moment after it was asked to.
     """
-    if "DOWN " in _ip("-oneline", "link", "show", "up").stdout:
+    if "DOWN " in _shown("-oneline", "link", "show", "up"):
         return False
-    addresses = _ip("-6", "-oneline", "address", "show", "-tentative").stdout
-    routes = _ip("-6", "route", "show", "table", "local").stdout
-    return set(re.findall(r"inet6 ([^/ ]+)", addresses)) <= set(routes.split())
+    shown = _shown("-6", "-oneline", "address", "show", "-tentative")
+    addresses = set(re.findall(r"inet6 ([^/ ]+)", shown))
+    return not addresses or addresses <= set(
+        _shown("-6", "route", "show", "table", "local").split()
+    )
 
 
 @pytest.fixture
